@@ -1,0 +1,126 @@
+"""The one table type that every data set of the package returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Kind = Literal["binary", "regression"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a log: categorical ids, dense features, labels by task name, user, split.
+
+    Letters: N rows, F categorical fields, D dense features.
+
+    Attributes
+    ----------
+    ids: (N, F) int32. Category codes of each field; 0 means "unknown or unseen in training".
+    dense: (N, D) float32. Dense features, scaled with training statistics.
+    labels: task name -> (N,) float32. NaN marks a label that was not observed.
+    split: (N,) int8. Index into ``SPLITS``: 0 train, 1 validation, 2 test.
+    cardinalities: F sizes; the codes of field f lie in ``[0, cardinalities[f])``.
+    fields, dense_names: F and D column names.
+    kinds: task name -> "binary" or "regression" (decides loss and metrics).
+    users: (N,) int64 user ids for per-user metrics, or None where rows have no user.
+    notes: facts about the draw or the source, by name (say ``label_correlation``).
+
+    Raises ``ValueError`` with one sentence when the parts do not fit together.
+    """
+
+    ids: np.ndarray
+    dense: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    split: np.ndarray
+    cardinalities: tuple[int, ...] = ()
+    fields: tuple[str, ...] = ()
+    dense_names: tuple[str, ...] = ()
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    users: np.ndarray | None = None
+    notes: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.split)
+        parts = {"ids": self.ids, "dense": self.dense, **{f"label {t}": y for t, y in self.labels.items()}}
+        if self.users is not None:
+            parts["users"] = self.users
+        for name, part in parts.items():
+            if len(part) != n:
+                raise ValueError(f"Table: {name} has {len(part)} rows, but split has {n}.")
+        if self.ids.shape[1] != len(self.cardinalities) or len(self.fields) != len(self.cardinalities):
+            raise ValueError(
+                f"Table: {self.ids.shape[1]} id columns, {len(self.cardinalities)} cardinalities and "
+                f"{len(self.fields)} field names; the three must be equal."
+            )
+        if self.dense.shape[1] != len(self.dense_names):
+            raise ValueError(
+                f"Table: {self.dense.shape[1]} dense columns, but {len(self.dense_names)} dense names."
+            )
+        if not self.labels:
+            raise ValueError("Table: no labels. Give at least one task: labels={'like': array}.")
+        for task in self.labels:
+            kind = self.kinds.get(task)
+            if kind not in ("binary", "regression"):
+                raise ValueError(f"Table: kinds[{task!r}] must be 'binary' or 'regression', got {kind!r}.")
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names, in the order of the columns of every model's output."""
+        return tuple(self.labels)
+
+    def rows(self, index: np.ndarray) -> Table:
+        """The rows that an integer or boolean index (N,) picks, as a new table."""
+        return replace(
+            self,
+            ids=self.ids[index],
+            dense=self.dense[index],
+            labels={task: y[index] for task, y in self.labels.items()},
+            split=self.split[index],
+            users=None if self.users is None else self.users[index],
+        )
+
+    def part(self, name: Split) -> Table:
+        """The rows of one split: "train", "validation" or "test"."""
+        if name not in SPLITS:
+            raise ValueError(f"There is no split {name!r}; choose one of {', '.join(SPLITS)}.")
+        chosen = self.rows(self.split == SPLITS.index(name))
+        if not len(chosen):
+            raise ValueError(f"The {name} split is empty: 0 of {len(self)} rows. Check how the rows were split.")
+        return chosen
+
+    def select(self, tasks: Sequence[str]) -> Table:
+        """The same rows with these tasks only, in this order."""
+        missing = [task for task in tasks if task not in self.labels]
+        if missing:
+            raise ValueError(f"Unknown task {missing[0]!r}; this table has {', '.join(self.tasks)}.")
+        return replace(
+            self,
+            labels={task: self.labels[task] for task in tasks},
+            kinds={task: self.kinds[task] for task in tasks},
+        )
+
+    def label_matrix(self) -> np.ndarray:
+        """All labels as one (N, T) float32 array, columns in the order of ``tasks``."""
+        return np.stack([self.labels[task] for task in self.tasks], axis=1).astype(np.float32)
+
+    def summary(self) -> pd.DataFrame:
+        """Rows, observed labels and label mean (the positive rate of a binary task) by split and task."""
+        lines = []
+        for index, name in enumerate(SPLITS):
+            here = self.split == index
+            for task, y in self.labels.items():
+                seen = y[here]
+                seen = seen[~np.isnan(seen)]
+                mean = float(seen.mean()) if len(seen) else float("nan")
+                lines.append((name, task, int(here.sum()), len(seen), mean))
+        return pd.DataFrame(lines, columns=["split", "task", "rows", "observed", "label_mean"])

@@ -1,0 +1,38 @@
+"""A feature encoder in front of any model of the series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mtlkit.data.table import Table
+from mtlkit.layers import FeatureEncoder
+
+
+class Recommender(nn.Module):
+    """Encoder + model for the rows of a table.   ids (B, F), dense (B, K) -> logits (B, T)
+
+    ``model`` is a class of this package (or any callable ``model(in_width, tasks, **sizes)`` that gives a
+    module (B, D) -> (B, T)). Field sizes and the number of tasks come from ``table``; the task names are
+    kept in ``tasks``, so that a label can never meet another task's logit.
+    ``seed`` fixes the starting weights and leaves torch's own generator as it was.
+
+    >>> net = Recommender(table, SharedBottom, bottom=[64], tower=[16])    # doctest: +SKIP
+    """
+
+    def __init__(
+        self, table: Table, model: Callable[..., nn.Module], *, embedding: int = 8, seed: int = 0, **sizes
+    ) -> None:
+        super().__init__()
+        self.tasks = table.tasks
+        # a model that shares nothing has its own embeddings per task, too
+        copies = len(self.tasks) if getattr(model, "private_inputs", False) else None
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.encoder = FeatureEncoder(table.cardinalities, table.dense.shape[1], embedding, copies)
+            self.body = model(self.encoder.out_width, len(self.tasks), **sizes)
+
+    def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
+        return self.body(self.encoder(ids, dense))  # (B, T)
