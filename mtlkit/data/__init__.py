@@ -1,5 +1,6 @@
 """Data sets of the series, all as one ``Table``."""
 
+from mtlkit.data.relatedness import relatedness
 from mtlkit.data.table import SPLITS, Table
 
-__all__ = ["SPLITS", "Table"]
+__all__ = ["SPLITS", "Table", "relatedness"]
