@@ -91,7 +91,7 @@ class Gates(nn.Module):
         visible = torch.as_tensor(visible, dtype=torch.bool)
         if visible.shape != (gates, experts):
             raise ValueError(
-                f"Gates: visible has shape {tuple(visible.shape)}, expected {(gates, experts)} = (gates, experts)."
+                f"Gates: visible has shape {tuple(visible.shape)}, expected (gates, experts) = {(gates, experts)}."
             )
         blind = (~visible.any(dim=1)).nonzero().flatten().tolist()
         if blind:

@@ -1,0 +1,101 @@
+"""What an exercise is: trials, a reference, and two lists that write the feedback and test the check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+Plain = Mapping[str, object]  # argument name -> numpy array, number, string or a list of those
+
+ONE_ROW_ONE_TASK = {
+    "random sizes": {},
+    "more rows": {"B": 24},
+    "a batch of one": {"B": 1},
+    "one task": {"T": 1},
+}
+
+
+def some(rng: np.random.Generator, B: int | None, T: int | None) -> tuple[int, int]:
+    """A batch size and a number of tasks: the given ones, else small random ones."""
+    return B or int(rng.integers(5, 10)), T or int(rng.integers(2, 5))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One question to an answer, as plain data: it can travel to another process.
+
+    what: what is tried, in the student's words. inputs: arguments by name. grads: the arguments whose
+    gradient is compared. build: constructor arguments, for a class. state: parameters to load, by name.
+    want: hand-worked values by reply key ("out"), which then stand above the reference's.
+    """
+
+    what: str
+    inputs: Plain
+    grads: Sequence[str] = ()
+    build: Plain | None = None
+    state: Mapping[str, np.ndarray] | None = None
+    want: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dtype: str = "float32"
+    strided: bool = False
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random part of a trial: what a sheet's ``draw(rng, **sizes)`` returns."""
+
+    inputs: Plain
+    build: Plain | None = None
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise of a notebook.
+
+    how: the probe that asks the answer: "function", "module" or a scene of ``probe.PROBES``.
+    reference: a right answer. mistakes: sentence -> wrong answer; the sentence ends "Your numbers are what
+    comes out when ...", then asks a question. also_right: other right answers.
+    shape: the letters of the result, say "(B, T)". example: the trial worked by hand.
+    draw: random inputs for sizes. sizes: the named size variations. grads: arguments to differentiate by.
+    may_use: names of mtlkit that an answer may call; everything else in mtlkit is delegation.
+    """
+
+    id: str
+    title: str
+    how: str
+    reference: Callable
+    mistakes: Mapping[str, Callable]
+    also_right: Sequence[Callable]
+    shape: str = ""
+    example: Trial | None = None
+    draw: Callable[..., Draw] | None = None
+    sizes: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: {"random sizes": {}})
+    grads: Sequence[str] = ()
+    may_use: Sequence[str] = ()
+    real_valued: bool = True  # False where inputs are ids, users or answers: no float64 or strided variant
+
+    def trials(self, seed: int = 0) -> list[Trial]:
+        """The trials of one check: the worked example, then random ones that only ``seed`` decides."""
+        # the exercise's own number keeps two exercises from sharing their draws
+        rng = np.random.default_rng([seed, *(int(part) for part in self.id.split("."))])
+        trials = [] if self.example is None else [self.example]
+        if self.draw is None:
+            return trials
+        drawn = [self._random(what, rng, dict(sizes)) for what, sizes in self.sizes.items()]
+        trials += drawn
+        if self.real_valued:
+            trials.append(replace(self._random("float64", rng, {}), dtype="float64"))
+            trials.append(replace(self._random("inputs that are not contiguous", rng, {}), strided=True))
+        return trials
+
+    def _random(self, what: str, rng: np.random.Generator, sizes: Mapping[str, int]) -> Trial:
+        drawn = self.draw(rng, **sizes)
+        state = None
+        if drawn.build is not None:
+            names = self.reference(**drawn.build).state_dict()
+            state = {
+                name: rng.normal(scale=0.7, size=tuple(tensor.shape)).astype(np.float32)
+                for name, tensor in names.items()
+            }
+        return Trial(what, drawn.inputs, self.grads, drawn.build, state)

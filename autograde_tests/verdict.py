@@ -1,0 +1,172 @@
+"""Decide about the arrays that a probe returned, and say it in words. Runs no code of a student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autograde_tests.exercise import Exercise, Trial
+from autograde_tests.probe import Reply, ask
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """passed; lines: the message for the student; mistake: the named mistake's sentence, or ""."""
+
+    passed: bool
+    lines: tuple[str, ...]
+    mistake: str = ""
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def judge(
+    exercise: Exercise, trials: Sequence[Trial], replies: Sequence[Reply], device: torch.device
+) -> Verdict:
+    """Compare the replies with the reference's; on a mismatch look for the mistake with the same numbers."""
+
+    def say(mark: str, what: str, *more: str) -> tuple[str, ...]:
+        return (
+            f"[{exercise.id}] {mark} {what}",
+            *(f"      {line}" for text in more for line in text.split("\n")),
+        )
+
+    if replies and replies[0].failure == "blank":
+        return Verdict(False, say("○", f"{exercise.title}: not attempted yet"))
+    expected = _replies(exercise, exercise.reference, trials, device)
+    passed: list[str] = []
+    for i, trial in enumerate(trials):
+        reply = replies[i] if i < len(replies) else replies[-1]
+        problem = _difference(exercise, trial, reply, expected[i], device)
+        if problem is None:
+            passed.append(trial.what)
+            continue
+        so_far = [f"right so far: {', '.join(passed)}"] if passed else []
+        named = _mistake(exercise, trials, replies, i, device)
+        if named and reply.failure not in ("delegated", "slow"):
+            own = [reply.text] if reply.failure == "crash" else []
+            lines = [
+                *own,
+                f"Your numbers are what comes out when {named}" if not own else f"This happens when {named}",
+            ]
+        else:
+            lines = [problem]
+        return Verdict(False, say("✗", trial.what, *lines, *so_far), named)
+    checked = "values and gradients" if any(k.startswith("grad") for k in expected[0].arrays) else "values"
+    return Verdict(True, say("✓", f"{exercise.title}: {checked} are right", f"checked: {', '.join(passed)}"))
+
+
+def _replies(
+    exercise: Exercise, answer: object, trials: Sequence[Trial], device: torch.device
+) -> list[Reply]:
+    return ask(answer, exercise.how, trials, device, may_use=("mtlkit.",))
+
+
+def _mistake(
+    exercise: Exercise, trials: Sequence[Trial], replies: Sequence[Reply], first: int, device: torch.device
+) -> str:
+    """The mistake with the student's numbers in every trial; else the only one that fits the first wrong one."""
+    here = []
+    for sentence, wrong in exercise.mistakes.items():
+        at_first = _replies(exercise, wrong, trials[first : first + 1], device)[0]
+        if not _same(replies[first], at_first, trials[first], device):
+            continue
+        theirs = _replies(exercise, wrong, trials, device)
+        if len(theirs) == len(replies) and all(
+            _same(a, b, t, device) for a, b, t in zip(replies, theirs, trials, strict=True)
+        ):
+            return sentence
+        here.append(sentence)
+    return here[0] if len(here) == 1 else ""
+
+
+def _difference(
+    exercise: Exercise, trial: Trial, reply: Reply, right: Reply, device: torch.device
+) -> str | None:
+    """What is wrong with a reply, in words; None where nothing is."""
+    if reply.failure == "delegated":
+        return (
+            f"your answer calls {reply.text}: the finished part that this exercise asks you to write.\n"
+            "Use torch, and what the exercise's text allows."
+        )
+    if reply.failure == "crash":
+        return f"your code stopped with an error:\n{reply.text}"
+    if reply.failure:
+        return reply.text
+    if reply.changed:
+        return f"the input `{reply.changed[0]}` is changed by your code; work on a copy."
+    want = {name: np.asarray(value) for name, value in trial.want.items()}
+    for name, expected in (right.arrays | want).items():
+        got = reply.arrays.get(name)
+        label = "the result" if name == "out" else name.removeprefix("out")
+        if got is None and name.startswith("grad"):
+            what = name.replace("grad", "gradient", 1)
+            return f"the values are right, but no {what} arrives: where does the graph end?"
+        if got is None:
+            return f"{label} is missing from what you return"
+        if got.shape != expected.shape:
+            letters = f" = {exercise.shape}" if name == "out" and exercise.shape else ""
+            return f"expected the shape {_shape(expected)}{letters}, got {_shape(got)}"
+        if got.dtype.kind in "US" or expected.dtype.kind in "US":
+            if not np.array_equal(got, expected):
+                return f"{label}: {got.item()!r} is not it"
+            continue
+        wrong = ~np.isclose(
+            got.astype(np.float64),
+            expected.astype(np.float64),
+            equal_nan=True,
+            **tolerance(trial.dtype, device),
+        )
+        if wrong.any():
+            return _first_wrong(label, got, expected, wrong)
+    extra = [name for name in reply.arrays if name not in right.arrays]
+    return f"{extra[0].removeprefix('out')} is not asked for" if extra else None
+
+
+def _first_wrong(label: str, got: np.ndarray, expected: np.ndarray, wrong: np.ndarray) -> str:
+    where = tuple(int(k) for k in np.argwhere(wrong)[0])
+    if label.startswith("["):  # an entry of a prediction: the right one is for the student to find
+        return f"{label} = {got[where]} is not it. Look again."
+    at = f" at {list(where)}" if where else ""
+    if label.startswith("grad"):
+        label, at = f"the values are right, but the {label.replace('grad', 'gradient', 1)} is not", ""
+    many = f" ({int(wrong.sum())} of {wrong.size} numbers differ)" if wrong.size > 1 else ""
+    return f"{label}{at}: expected {expected[where]:.4g}, got {got[where]:.4g}{many}"
+
+
+def _same(a: Reply, b: Reply, trial: Trial, device: torch.device) -> bool:
+    """Whether two replies are the same to rounding: the same failure, or the same arrays."""
+    if a.failure or b.failure:
+        return a.failure == b.failure and a.text.split("\n")[0] == b.text.split("\n")[0]
+    if a.changed != b.changed or a.arrays.keys() != b.arrays.keys():
+        return False
+    for name, left in a.arrays.items():
+        right = b.arrays[name]
+        if left.shape != right.shape:
+            return False
+        if left.dtype.kind in "US" or right.dtype.kind in "US":
+            if not np.array_equal(left, right):
+                return False
+        elif not np.allclose(
+            left.astype(np.float64),
+            right.astype(np.float64),
+            equal_nan=True,
+            **tolerance(trial.dtype, device),
+        ):
+            return False
+    return True
+
+
+def tolerance(dtype: str, device: torch.device) -> dict[str, float]:
+    """rtol and atol: a right answer in another order of operations stays inside, a mistake falls outside."""
+    if dtype == "float64":
+        return {"rtol": 1e-7, "atol": 1e-8}
+    return {"rtol": 1e-3, "atol": 1e-4} if device.type == "cuda" else {"rtol": 1e-4, "atol": 2e-5}
+
+
+def _shape(array: np.ndarray) -> str:
+    return str(tuple(array.shape)) if array.ndim else "() (a single number)"
