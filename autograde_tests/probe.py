@@ -56,7 +56,7 @@ def ask(
 ) -> list[Reply]:
     """Put every trial to the answer; one reply each. Stops early once the answer is blank or too slow."""
     replies = []
-    with _quiet(), _deadline(SECONDS), torch.random.fork_rng():
+    with _quiet(), _deadline(SECONDS), _one_thread(), torch.random.fork_rng():
         for trial in trials:
             torch.manual_seed(0)
             reply = _ask_once(answer, how, trial, device, may_use)
@@ -266,6 +266,17 @@ def _watch(may_use: Sequence[str]) -> Iterator[list[str]]:
         yield seen
     finally:
         sys.setprofile(before)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and on a busy machine threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _TooSlow(BaseException):

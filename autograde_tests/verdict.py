@@ -69,7 +69,7 @@ def _replies(
 def _mistake(
     exercise: Exercise, trials: Sequence[Trial], replies: Sequence[Reply], first: int, device: torch.device
 ) -> str:
-    """The mistake with the student's numbers in every trial; else the only one that fits the first wrong one."""
+    """The mistake with the same numbers in every trial; else the only one that fits the first wrong one."""
     here = []
     for sentence, wrong in exercise.mistakes.items():
         at_first = _replies(exercise, wrong, trials[first : first + 1], device)[0]
