@@ -1,6 +1,7 @@
 """Data sets of the series, all as one ``Table``."""
 
+from mtlkit.data.census import census_income
 from mtlkit.data.relatedness import relatedness
 from mtlkit.data.table import SPLITS, Table
 
-__all__ = ["SPLITS", "Table", "relatedness"]
+__all__ = ["SPLITS", "Table", "census_income", "relatedness"]

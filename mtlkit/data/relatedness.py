@@ -105,9 +105,7 @@ def _check(
     whole = (("rows", rows, 1), ("dim", dim, 2), ("waves", waves, 0), ("seed", seed, 0))
     for name, value, least in whole:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(
-                f"relatedness: {name} must be a whole number >= {least}, got {value!r}."
-            )
+            raise ValueError(f"relatedness: {name} must be a whole number >= {least}, got {value!r}.")
     if not -1.0 <= cosine <= 1.0:  # false for NaN too
         raise ValueError(f"relatedness: cosine must lie in [-1, 1], got {cosine!r}.")
     if not (np.isfinite(scale) and scale > 0):

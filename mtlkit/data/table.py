@@ -58,26 +58,21 @@ class Table:
         for name, part in parts.items():
             if len(part) != n:
                 raise ValueError(f"Table: {name} has {len(part)} rows, but split has {n}.")
-        if self.ids.shape[1] != len(self.cardinalities) or len(self.fields) != len(
-            self.cardinalities
-        ):
+        if not self.ids.shape[1] == len(self.cardinalities) == len(self.fields):
             raise ValueError(
                 f"Table: {self.ids.shape[1]} id columns, {len(self.cardinalities)} cardinalities "
                 f"and {len(self.fields)} field names; the three must be equal."
             )
         if self.dense.shape[1] != len(self.dense_names):
             raise ValueError(
-                f"Table: {self.dense.shape[1]} dense columns, but "
-                f"{len(self.dense_names)} dense names."
+                f"Table: {self.dense.shape[1]} dense columns, but {len(self.dense_names)} dense names."
             )
         if not self.labels:
             raise ValueError("Table: no labels. Give at least one task: labels={'like': array}.")
         for task in self.labels:
             kind = self.kinds.get(task)
             if kind not in ("binary", "regression"):
-                raise ValueError(
-                    f"Table: kinds[{task!r}] must be 'binary' or 'regression', got {kind!r}."
-                )
+                raise ValueError(f"Table: kinds[{task!r}] must be 'binary' or 'regression', got {kind!r}.")
 
     def __len__(self) -> int:
         return len(self.split)
@@ -113,9 +108,7 @@ class Table:
         """The same rows with these tasks only, in this order."""
         missing = [task for task in tasks if task not in self.labels]
         if missing:
-            raise ValueError(
-                f"Unknown task {missing[0]!r}; this table has {', '.join(self.tasks)}."
-            )
+            raise ValueError(f"Unknown task {missing[0]!r}; this table has {', '.join(self.tasks)}.")
         return replace(
             self,
             labels={task: self.labels[task] for task in tasks},
@@ -127,7 +120,7 @@ class Table:
         return np.stack([self.labels[task] for task in self.tasks], axis=1).astype(np.float32)
 
     def summary(self) -> pd.DataFrame:
-        """Rows, observed labels and label mean (a binary task's positive rate), by split and task."""
+        """Rows, observed labels and label mean (the positive rate) by split and task."""
         lines = []
         for index, name in enumerate(SPLITS):
             here = self.split == index
