@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtlkit.data import Table
 from mtlkit.data.census import TEST, TRAIN
 from mtlkit.data.census_file import COLUMNS, LABELS
 
@@ -124,3 +125,14 @@ def serve(body: bytes):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def same(one: Table, two: Table) -> bool:
+    """Whether two tables of the same tasks are equal to the byte."""
+    arrays = [(one.ids, two.ids), (one.dense, two.dense), (one.split, two.split)]
+    arrays += [(one.labels[task], two.labels[task]) for task in one.tasks]
+    return one.fields == two.fields and all(a.tobytes() == b.tobytes() for a, b in arrays)
+
+
+def entries(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.glob("*")) if cache.exists() else []

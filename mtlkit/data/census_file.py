@@ -155,7 +155,6 @@ def _frame(name: str, text: bytes) -> pd.DataFrame:
 
 def _first_fault(name: str, text: bytes) -> str | None:
     """The sentence about the first line that breaks the format, or None."""
-    line = b""
     for number, line in enumerate(text.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -182,7 +181,7 @@ def _first_fault(name: str, text: bytes) -> str | None:
                     f"{where}, column {column}: {row[column]!r} is not one of the official values, "
                     f"such as {next(iter(known))!r}; correct or remove the line."
                 )
-    return None if line.strip() or text.strip() else f"{name} has no rows; copy it again."
+    return None if text.strip() else f"{name} has no rows; copy it again."
 
 
 def _is_amount(text: str) -> bool:
