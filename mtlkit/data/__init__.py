@@ -1,7 +1,8 @@
 """Data sets of the series, all as one ``Table``."""
 
 from mtlkit.data.census import census_income
+from mtlkit.data.fetch import DataError
 from mtlkit.data.relatedness import relatedness
 from mtlkit.data.table import SPLITS, Table
 
-__all__ = ["SPLITS", "Table", "census_income", "relatedness"]
+__all__ = ["SPLITS", "DataError", "Table", "census_income", "relatedness"]

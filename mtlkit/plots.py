@@ -1,0 +1,110 @@
+"""The figures of the series. Each function draws on the axes it is given and returns them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: it stays readable for colour-blind readers and in grey print
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+
+def new_axes(width: float = 6.0, height: float = 3.6) -> Axes:
+    """One pair of axes of a plain style, in inches."""
+    figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def show(ax: Axes, alt: str) -> None:
+    """Display the figure of ``ax`` in a notebook with a text that says what to read from it.
+
+    The text reaches screen readers and pages made from the notebook, and stands where images are off.
+    """
+    from IPython.display import display  # only notebooks need it
+
+    figure: Figure = ax.figure
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    plt.close(figure)
+    bundle = {"image/png": png.getvalue(), "text/plain": alt}
+    display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def label_correlation(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Label correlation over the cosine of the task weights: mean and 2 standard deviations.
+
+    ``frame`` has the columns cosine and label_correlation, a row per draw.
+    Source: MMoE paper (Ma et al., KDD 2018) Fig. 2.
+    """
+    ax = ax or new_axes()
+    grouped = frame.groupby("cosine")["label_correlation"]
+    mean, spread = grouped.mean(), 2 * grouped.std()
+    ax.errorbar(mean.index, mean, yerr=spread, fmt="o-", color=COLOURS[0], capsize=3, label="mean, 2 sd")
+    ax.axline((0, 0), slope=1, color="0.6", linestyle=":", label="equal")
+    ax.set_xlabel("cosine of the task weights (the knob)")
+    ax.set_ylabel("Pearson correlation of the labels")
+    ax.legend(frameon=False)
+    return ax
+
+
+def loss_curves(frame: pd.DataFrame, group: str, y: str, ax: Axes | None = None) -> Axes:
+    """Loss over training steps, a line per value of ``group``: mean over runs and its standard error.
+
+    ``frame`` has the columns step, ``group`` and ``y``, a row per run and step.
+    Source: MMoE paper (Ma et al., KDD 2018) Fig. 3 and 4.
+    """
+    ax = ax or new_axes()
+    for i, (name, part) in enumerate(frame.groupby(group, sort=False)):
+        by_step = part.groupby("step")[y]
+        mean, error = by_step.mean(), by_step.sem().fillna(0.0)
+        colour = COLOURS[i % len(COLOURS)]
+        marks = max(len(mean) // 8, 1)
+        ax.plot(
+            mean.index, mean, color=colour, marker=MARKERS[i % 7], markevery=marks, label=f"{group} {name}"
+        )
+        ax.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+    ax.set_xlabel("training steps")
+    ax.set_ylabel(y)
+    ax.legend(frameon=False)
+    return ax
+
+
+def cosine_table(cosine: np.ndarray, tasks: Sequence[str], ax: Axes | None = None) -> Axes:
+    """The cosines between task gradients (T, T) as coloured cells with their numbers."""
+    ax = ax or new_axes(3.6, 3.0)
+    ax.imshow(cosine, cmap="PuOr", vmin=-1, vmax=1)
+    for i, j in np.ndindex(cosine.shape):
+        dark = abs(cosine[i, j]) > 0.6
+        ax.text(j, i, f"{cosine[i, j]:+.2f}", ha="center", va="center", color="white" if dark else "black")
+    ax.set_xticks(range(len(tasks)), tasks)
+    ax.set_yticks(range(len(tasks)), tasks)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def who_sees_whom(
+    visible: np.ndarray, gates: Sequence[str], experts: Sequence[str], title: str, ax: Axes | None = None
+) -> Axes:
+    """The boolean matrix of a model: which gate (row) sees which expert (column)."""
+    ax = ax or new_axes(0.6 * len(experts) + 1.4, 0.4 * len(gates) + 1.0)
+    visible = np.asarray(visible, dtype=float)
+    ax.imshow(visible, cmap="Blues", vmin=0, vmax=1.6)
+    for i, j in np.argwhere(visible):
+        ax.text(j, i, "sees", ha="center", va="center", fontsize=7)
+    ax.set_xticks(range(len(experts)), experts, rotation=40, ha="right", fontsize=8)
+    ax.set_yticks(range(len(gates)), gates, fontsize=8)
+    ax.set_xticks(np.arange(-0.5, len(experts)), minor=True)
+    ax.set_yticks(np.arange(-0.5, len(gates)), minor=True)
+    ax.grid(which="minor", color="0.8", linewidth=0.8)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title, fontsize=10)
+    return ax
