@@ -8,6 +8,7 @@ Letters: B batch, F fields, D input width, E experts, H expert width, G gates, T
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -19,31 +20,41 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class StackedLinear(nn.Module):
-    """``n`` independent linear layers computed in one batched product.
+    """``n`` independent linear layers computed in one product.
 
     Shapes: (n, B, in) -> (n, B, out); an input (B, in) is shared by all n.
+    ``weight`` (n, out, in) and ``bias`` (n, out): entry e is the weight and bias of an ``nn.Linear``.
     Each layer starts like ``nn.Linear``: uniform in +-1/sqrt(in), drawn independently per layer.
     """
 
     def __init__(self, n: int, in_width: int, out_width: int, bias: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n, in_width, out_width))
-        self.bias = nn.Parameter(torch.empty(n, 1, out_width)) if bias else None
+        self.weight = nn.Parameter(torch.empty(n, out_width, in_width))
+        self.bias = nn.Parameter(torch.empty(n, out_width)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw fresh starting weights."""
-        bound = 1 / math.sqrt(max(self.weight.shape[1], 1))
+        bound = 1 / math.sqrt(max(self.weight.shape[2], 1))
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 2:
-            x = x.expand(self.weight.shape[0], *x.shape)  # (n, B, in), no copy
+        if x.dim() == 2:  # one input for all: one large product
+            bias = None if self.bias is None else self.bias.flatten()
+            y = F.linear(x, self.weight.flatten(0, 1), bias)  # (B, n*out)
+            return y.unflatten(1, self.weight.shape[:2]).transpose(0, 1)  # (n, B, out)
         if self.bias is None:
-            return torch.bmm(x, self.weight)  # (n, B, out)
-        return torch.baddbmm(self.bias, x, self.weight)  # (n, B, out)
+            return torch.bmm(x, self.weight.transpose(1, 2))  # (n, B, out)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))  # (n, B, out)
+
+
+def _check_input(name: str, x: Tensor, width: int, n: int, shared: bool = True) -> None:
+    """One clear sentence for an input of the wrong shape; B is free."""
+    if x.shape[1:] not in ((width,), (n, width)) or (x.dim() == 2 and not shared):
+        expected = f"(B, {width}) or (B, {n}, {width})" if shared else f"(B, {n}, {width})"
+        raise ValueError(f"{name}: the input has shape {tuple(x.shape)}, expected {expected}.")
 
 
 class Experts(nn.Module):
@@ -60,13 +71,17 @@ class Experts(nn.Module):
         super().__init__()
         if not widths:
             raise ValueError("Experts need at least one layer: widths=[64] gives one of width 64.")
+        if experts < 1:
+            raise ValueError(f"Experts: experts={experts}; there must be at least one.")
         sizes = [in_width, *widths]
         self.layers = nn.ModuleList(
             StackedLinear(experts, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
         )
         self.activation = activation
+        self.in_width, self.experts = in_width, experts
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_input("Experts", x, self.in_width, self.experts)
         if x.dim() == 3:
             x = x.transpose(0, 1)  # (E, B, D)
         for layer in self.layers:
@@ -80,27 +95,31 @@ class Gates(nn.Module):
     MMoE paper Eq. 8: g^k(x) = softmax(W_gk x); PLE paper Eq. 3 with ``visible`` for who sees whom.
     Shapes: (B, D) -> (B, G, E), one input for all gates; (B, G, D) -> (B, G, E), an input per gate.
     ``visible`` is a (G, E) boolean matrix; an expert that a gate does not see has weight exactly 0.
-    Only visible pairs have parameters, so nothing in ``state_dict`` is dead.
-    Raises ``ValueError`` when a gate sees no expert.
+    Only visible pairs have parameters, a row each in the order of ``visible``, and a gate that sees one
+    expert has none (its weight is 1): nothing in ``state_dict`` is dead.
+    Raises ``ValueError`` when a gate sees no expert or the input does not fit.
     """
 
     def __init__(self, in_width: int, gates: int, experts: int, visible: Tensor | None = None) -> None:
         super().__init__()
+        # on the CPU also under torch.device("meta"): who sees whom is structure, not a weight
         if visible is None:
-            visible = torch.ones(gates, experts, dtype=torch.bool)
-        visible = torch.as_tensor(visible, dtype=torch.bool)
+            visible = torch.ones(gates, experts, dtype=torch.bool, device="cpu")
+        visible = torch.as_tensor(visible, dtype=torch.bool, device="cpu")
         if visible.shape != (gates, experts):
             raise ValueError(
-                f"Gates: visible has shape {tuple(visible.shape)}, expected (gates, experts) = {(gates, experts)}."
+                f"Gates: visible has shape {tuple(visible.shape)}, "
+                f"expected (gates, experts) = {(gates, experts)}."
             )
         blind = (~visible.any(dim=1)).nonzero().flatten().tolist()
         if blind:
             raise ValueError(f"Gates: gate {blind[0]} sees no expert; give its row of `visible` one True.")
-        self.gates, self.experts = gates, experts
-        self.weight = nn.Parameter(torch.empty(int(visible.sum()), in_width))  # a row per visible pair
-        self.register_buffer("pairs", visible.flatten().nonzero().flatten(), persistent=False)
+        self.in_width, self.gates, self.experts = in_width, gates, experts
+        choices = visible & (visible.sum(dim=1, keepdim=True) > 1)
+        self.weight = nn.Parameter(torch.empty(int(choices.sum()), in_width))  # a row per visible pair
+        self.register_buffer("pairs", choices.flatten().nonzero().flatten(), persistent=False)
         self.register_buffer("hidden", ~visible, persistent=False)
-        self.sees_all = bool(visible.all())
+        self.sees_all, self.chooses_all = bool(visible.all()), bool(choices.all())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -109,8 +128,9 @@ class Gates(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_input("Gates", x, self.in_width, self.gates)
         weight = self.weight
-        if not self.sees_all:
+        if not self.chooses_all:
             full = weight.new_zeros(self.gates * self.experts, weight.shape[1])
             weight = full.index_copy(0, self.pairs, weight)  # (G*E, D)
         if x.dim() == 2:
@@ -141,8 +161,10 @@ class Towers(nn.Module):
         super().__init__()
         self.hidden = Experts(in_width, tasks, widths) if widths else None
         self.out = StackedLinear(tasks, widths[-1] if widths else in_width, 1)
+        self.in_width, self.tasks = in_width, tasks
 
     def forward(self, z: Tensor) -> Tensor:
+        _check_input("Towers", z, self.in_width, self.tasks, shared=False)
         if self.hidden is not None:
             z = self.hidden(z)  # (B, T, h)
         return self.out(z.transpose(0, 1)).squeeze(-1).T  # (B, T)
@@ -164,15 +186,15 @@ class FeatureEncoder(nn.Module):
         copies: int | None = None,
     ) -> None:
         super().__init__()
-        sizes = torch.tensor(cardinalities, dtype=torch.long)
-        self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
+        starts = [0, *itertools.accumulate(cardinalities)]
+        self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.long), persistent=False)
         self.copies = copies
         self.table = None
-        if len(sizes):
-            self.table = nn.Embedding(int(sizes.sum()), (copies or 1) * embedding)
+        if len(cardinalities):
+            self.table = nn.Embedding(int(starts[-1]), (copies or 1) * embedding)
             # unit variance for each embedded row, so that it does not swamp the scaled dense features
             nn.init.normal_(self.table.weight, std=1 / math.sqrt(embedding))
-        self.out_width = len(sizes) * embedding + dense_width
+        self.out_width = len(cardinalities) * embedding + dense_width
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
         parts = [dense] if self.copies is None else [dense.unsqueeze(1).expand(-1, self.copies, -1)]
