@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 from autograde_tests.probe import ask
 from autograde_tests.sheets import exercise
 from autograde_tests.verdict import Verdict, judge
@@ -31,8 +33,9 @@ def verdict(exercise_id: str, answer: object, *, seed: int | None = None) -> Ver
     asked, device = exercise(exercise_id), pick_device()
     if seed is None:
         seed = int(os.environ.get("MTLKIT_SEED", "0"))
-    trials = asked.trials(seed)
-    return judge(asked, trials, ask(answer, asked.how, trials, device, asked.may_use), device)
+    with torch.random.fork_rng():  # the notebook's own random numbers go on as if no check had run
+        trials = asked.trials(seed)
+        return judge(asked, trials, ask(answer, asked.how, trials, device, asked.may_use), device)
 
 
 def check(exercise_id: str, answer: object) -> None:

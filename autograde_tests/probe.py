@@ -56,7 +56,7 @@ def ask(
 ) -> list[Reply]:
     """Put every trial to the answer; one reply each. Stops early once the answer is blank or too slow."""
     replies = []
-    with _quiet(), _deadline(SECONDS), _one_thread(), torch.random.fork_rng():
+    with _quiet(), _deadline(SECONDS), _one_thread():
         for trial in trials:
             torch.manual_seed(0)
             reply = _ask_once(answer, how, trial, device, may_use)

@@ -20,8 +20,8 @@ def gradient_cosine(losses: Tensor, parameters: Iterable[nn.Parameter]) -> Tenso
     rows = []
     for loss in losses:
         grads = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
-        flat = [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(shared, grads, strict=True)]
-        rows.append(torch.cat(flat))
+        pairs = zip(shared, grads, strict=True)
+        rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs]))
     g = torch.stack(rows)  # (T, P)
     g = g / g.norm(dim=1, keepdim=True)  # 0 / 0 = NaN marks a task without a gradient
     return g @ g.T  # (T, T)

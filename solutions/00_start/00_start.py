@@ -38,8 +38,6 @@ for line in requires("mtlkit"):
         print(f"       you have: {found}. In the project folder, run: make lab")
 
 # %% tags=["setup"]
-import torch
-
 from autograde_tests import check, verdict
 from mtlkit.device import pick_device
 

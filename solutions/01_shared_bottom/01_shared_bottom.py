@@ -159,7 +159,9 @@ check("1.2", FieldEncoder)
 
 # %% tags=["experiment", "figure:1_3_who_sees_whom"]
 ax = plots.who_sees_whom([[1], [1]], ["like", "click"], ["bottom"], "Shared-Bottom")
-plots.show(ax, "A table with two rows, like and click, and one column, the bottom. Both tasks see the bottom.")
+plots.show(
+    ax, "A table with two rows, like and click, and one column, the bottom. Both tasks see the bottom."
+)
 
 # %% [markdown]
 # ### Exercise 1.3 · Shared-Bottom
@@ -349,7 +351,9 @@ ax.plot(angles["weight cosine"], angles["gradient cosine"], "o", color=plots.COL
 ax.set_xticks([-1, 0, 1])
 ax.set_xlabel("cosine of the task weights (the knob)")
 ax.set_ylabel("cosine of the gradients\non the bottom")
-plots.show(ax, "Ten dots for each of three knob positions. The gradient cosines scatter widely at every position.")
+plots.show(
+    ax, "Ten dots for each of three knob positions. The gradient cosines scatter widely at every position."
+)
 
 # %% [markdown]
 # Each dot is one fresh model. The dots scatter widely, because before training each task has a random tower.
@@ -561,7 +565,9 @@ for run in range(5):
     for p in (0.5, 0.9, 1.0):
         table = data.relatedness(p, rows=12_500, alpha=waves[0], beta=waves[1], seed=run)
         model = models.Recommender(table, models.SharedBottom, bottom=[4], tower=[8], seed=run)
-        history = training.fit(model, table, epochs=12, batch_size=100, patience=None, seed=run, progress=False)
+        history = training.fit(
+            model, table, epochs=12, batch_size=100, patience=None, seed=run, progress=False
+        )
         loss = history["validation/mse/task_1"]
         parts.append(pd.DataFrame({"p": p, "run": run, "step": history["step"], "loss of task 1": loss}))
 runs = pd.concat(parts)
@@ -585,6 +591,7 @@ print(last.round(3).to_string())
 # ## 8 · Find the bug
 #
 # A friend built bigger towers. His model trains, but something is strange: all tasks get *the same* score.
+
 
 # %%
 class FriendsTowers(nn.Module):

@@ -1,0 +1,38 @@
+# Every target makes .venv when it is missing, and reuses it while pyproject.toml has not changed.
+PYTHON ?= python3
+# The release that the tests ran with. Another build of torch: make lab TORCH="torch==2.13.0+cu130"
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+# in containers everybody is root, which Jupyter refuses unless told
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+# nbgrader starts alembic by its bare name
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# the files Census-Income and the like are looked for here first; else they are downloaded and cached
+ifneq ($(wildcard ../shared/data),)
+export MTLKIT_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: lab test notebooks grade bench
+
+lab: .venv/ready
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start/00_start.ipynb $(AS_ROOT) $(LAB_ARGS)
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+
+notebooks: .venv/ready
+	$(BIN)/python -m tools.build
+
+grade: .venv/ready
+	$(BIN)/python -m tools.grade
+
+bench: .venv/ready
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+# "ready" is touched last: an install that broke off is done again.
+.venv/ready: pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mtlkit needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[course,dev]"
+	touch $@
