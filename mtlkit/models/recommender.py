@@ -18,15 +18,25 @@ class Recommender(nn.Module):
     module (B, D) -> (B, T)). Field sizes and the number of tasks come from ``table``; the task names are
     kept in ``tasks``, so that a label can never meet another task's logit.
     ``seed`` fixes the starting weights and leaves torch's own generator as it was.
+    ``dropout`` is the share of the encoder's outputs that a training step sets to 0 (the others grow by
+    1 / (1 - dropout)); it has no weights, and an evaluated model does not drop anything.
 
     >>> net = Recommender(table, SharedBottom, bottom=[64], tower=[16])    # doctest: +SKIP
     """
 
     def __init__(
-        self, table: Table, model: Callable[..., nn.Module], *, embedding: int = 8, seed: int = 0, **sizes
+        self,
+        table: Table,
+        model: Callable[..., nn.Module],
+        *,
+        embedding: int = 8,
+        dropout: float = 0.0,
+        seed: int = 0,
+        **sizes,
     ) -> None:
         super().__init__()
-        self.tasks = table.tasks
+        self.tasks, self.cardinalities, self.dense_names = table.tasks, table.cardinalities, table.dense_names
+        self.dropout = nn.Dropout(dropout)
         # a model that shares nothing has its own embeddings per task, too
         copies = len(self.tasks) if getattr(model, "private_inputs", False) else None
         with torch.random.fork_rng():
@@ -35,4 +45,10 @@ class Recommender(nn.Module):
             self.body = model(self.encoder.out_width, len(self.tasks), **sizes)
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
-        return self.body(self.encoder(ids, dense))  # (B, T)
+        return self.body(self.dropout(self.encoder(ids, dense)))  # (B, T)
+
+    def penalty(self) -> Tensor:
+        """What training adds to the loss, a scalar: ``penalty()`` of the model, 0 where it has none."""
+        if hasattr(self.body, "penalty"):
+            return self.body.penalty()
+        return next(self.parameters()).new_zeros(())
