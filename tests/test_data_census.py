@@ -101,6 +101,26 @@ def test_label_columns_and_the_weight_are_never_inputs(tmp_path, group):
     assert not [n for n in one.fields + one.dense_names if n.startswith(forbidden)]
 
 
+def test_keep_education_adds_that_input_and_nothing_else(tmp_path):
+    train = rows(60, 1)
+    train[0]["education"] = "?"
+    path = write(tmp_path / "x", {TRAIN: text(train), TEST: text(rows(4, 2))})
+    one, two = census_income(path=path), census_income(path=path, keep_education=True)
+    assert set(two.fields) - set(one.fields) == {"education"} and two.tasks == one.tasks
+    assert all(np.array_equal(field(one, name), field(two, name)) for name in one.fields)
+    assert one.dense.tobytes() == two.dense.tobytes() and np.array_equal(one.split, two.split)
+    ids = field(two, "education")
+    by_text = {row["education"]: i for row, i in zip(train, ids, strict=False)}
+    assert by_text.pop("?") == 0 and sorted(by_text.values()) == list(range(1, len(by_text) + 1))
+    assert two.cardinalities[two.fields.index("education")] == len(by_text) + 1
+
+
+@pytest.mark.parametrize("group", [2, ("income", "education")])
+def test_education_cannot_be_task_and_input(group):
+    with pytest.raises(ValueError, match="^census_income: keep_education makes .* cannot be both.$"):
+        census_income(group, keep_education=True)
+
+
 def test_encoders_see_the_training_file_only(tmp_path):
     made = texts()
     one = census_income(path=write(tmp_path / "a", made)).part("train")

@@ -82,8 +82,8 @@ LABELS: dict[str, tuple[str, dict[str, float]]] = {
         | {"Never married": 1.0, "?": np.nan, "": np.nan},
     ),
 }
-# The label columns never become inputs, in any group. The names file says of instance_weight
-# that it "should *not* be used in the classifiers".
+# The label columns are no inputs (``census_income`` can keep education). The names file says of
+# instance_weight that it "should *not* be used in the classifiers".
 CATEGORICAL = tuple(
     c for c in COLUMNS if c not in (*NUMERIC, "instance_weight", *(column for column, _ in LABELS.values()))
 )
