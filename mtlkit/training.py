@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mtlkit import metrics
 from mtlkit.data.table import Table
@@ -29,7 +31,9 @@ class Rows:
     labels: Tensor
 
     @classmethod
-    def of(cls, table: Table, device: torch.device) -> Rows:
+    def of(cls, table: Table, model: Recommender, device: torch.device) -> Rows:
+        """Raises ``ValueError`` with one sentence where ``model`` cannot read the table."""
+        _check(table, model)
         return cls(
             torch.from_numpy(np.ascontiguousarray(table.ids, dtype=np.int64)).to(device),
             torch.from_numpy(np.ascontiguousarray(table.dense, dtype=np.float32)).to(device),
@@ -40,12 +44,37 @@ class Rows:
         return len(self.labels)
 
 
-def _same_tasks(model: Recommender, table: Table) -> None:
-    if tuple(model.tasks) != table.tasks:
+def _check(table: Table, model: Recommender) -> None:
+    if model.tasks != table.tasks:
         raise ValueError(
             f"The model was built for the tasks {', '.join(model.tasks)}, but the table has "
             f"{', '.join(table.tasks)}. Use table.select(model.tasks)."
         )
+    if (model.cardinalities, model.dense_names) != (table.cardinalities, table.dense_names):
+        raise ValueError(
+            "The table's fields, their sizes or its dense features differ from those of the table that the "
+            "model was built for. Encode both with the same training rows."
+        )
+    # on a GPU an id out of range would end the process without naming the field
+    low, high = table.ids.min(axis=0, initial=0), table.ids.max(axis=0, initial=0)
+    for field, a, b, size in zip(table.fields, low, high, table.cardinalities, strict=True):
+        if a < 0 or b >= size:
+            raise ValueError(f"Field {field!r} has the id {a if a < 0 else b}; ids must lie in [0, {size}).")
+    finite = np.isfinite(table.dense)
+    if not finite.all():
+        column = int(finite.all(axis=0).argmin())
+        raise ValueError(
+            f"Dense feature {table.dense_names[column]!r} is NaN or infinite in "
+            f"{(~finite[:, column]).sum()} of {len(table)} rows; fill or drop them."
+        )
+    for task, y in table.labels.items():
+        binary = table.kinds[task] == "binary"
+        wrong = ~(np.isnan(y) | ((y == 0) | (y == 1) if binary else np.isfinite(y)))
+        if wrong.any():
+            raise ValueError(
+                f"Task {task!r} has the label {y[wrong][0]:g}; labels of a {table.kinds[task]} task must be "
+                f"{'0, 1' if binary else 'finite'} or NaN (unobserved)."
+            )
 
 
 def fit(
@@ -56,42 +85,71 @@ def fit(
     batch_size: int = 1024,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
+    schedule: Literal["one_cycle"] | None = None,
     patience: int | None = 3,
     monitor: str = "loss",
     seed: int = 0,
     device: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train on the table's train split with Adam; keep the weights of the best validation epoch.
+    """Train on the table's train split with AdamW; keep the weights of the best validation epoch.
 
-    The loss is the unweighted sum over tasks of ``losses.task_losses``. Stops when ``monitor`` has not
-    improved for ``patience`` epochs (None: never) and loads the best epoch's weights back, also when you
-    interrupt it. ``monitor`` is a validation column of the history without its prefix: "loss" (sum over
-    tasks, lower is better), or "auc/like" and its kind (higher is better).
-    Equal seeds give equal weights on one device; torch's own generator is left as it was.
+    The loss is the unweighted sum over tasks of ``losses.task_losses``. Equal seeds give equal weights on
+    one device; torch's own generator is left as it was. The model stays on the device, in eval mode.
 
-    Returns the history, a row per epoch: epoch, step, seconds, train/loss/<task> (mean over the epoch),
-    validation/loss, validation/loss/<task> and validation/auc/<task> or validation/mse/<task>;
-    ``history.attrs["best_epoch"]`` is the epoch whose weights the model has now.
+    Parameters
+    ----------
+    epochs, batch_size: passes over the train split (at most), rows per step.
+    lr: learning rate; with a schedule its peak.
+    weight_decay: decoupled (Loshchilov and Hutter, ICLR 2019): each step shrinks every weight by the factor
+        1 - lr * weight_decay, apart from the gradient. With 0, AdamW is Adam.
+    schedule: None keeps lr; "one_cycle" raises it from lr / 25 to lr over the first 30 % of all steps, then
+        lowers it to almost 0 (``torch.optim.lr_scheduler.OneCycleLR``). It is planned for ``epochs``, so
+        use it with few epochs and ``patience=None``.
+    patience: stop when ``monitor`` has not improved for so many epochs. None: never.
+    monitor: a validation column of the history without its prefix: "loss" (sum over tasks), "loss/like" or
+        "mse/rating" (lower is better), "auc/like" (higher is better).
+    seed: of the shuffling and of dropout.
+    device: "cpu" or "cuda"; None asks the environment variable MTLKIT_DEVICE, else "cpu".
+    progress: whether to draw a progress bar on stderr.
 
-    Raises ``ValueError`` for an empty split, tasks that do not match, a task without a label in training
-    or an unknown ``monitor``; ``FloatingPointError`` when the loss is no longer finite.
+    Returns
+    -------
+    The history, a row per epoch: epoch, step, seconds, train/loss/<task> (mean over the labels that were
+    observed in the epoch, while the weights were moving), validation/loss, validation/loss/<task> and
+    validation/auc/<task> or validation/mse/<task>, NaN where the validation split does not define them.
+    ``history.attrs["best_epoch"]`` is the epoch whose weights the model has now. An interrupt
+    (KeyboardInterrupt) loads the best finished epoch's weights, too, before it goes on.
+
+    Raises
+    ------
+    ValueError: an empty split, a table that the model cannot read (tasks, fields, NaN in features, wrong
+    labels), a task without a label in training, an option out of range, a ``monitor`` that is unknown or
+    undefined. FloatingPointError: the loss is no longer finite. RuntimeError: no such device here.
     """
-    _same_tasks(model, table)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
+        if value is not None and value < 1:
+            raise ValueError(f"fit: {name} must be at least 1, got {value!r}.")
+    if schedule not in (None, "one_cycle"):
+        raise ValueError(f"fit: schedule must be None or 'one_cycle', got {schedule!r}.")
     where = pick_device(device)
-    train = table.part("train")
+    train, held_out = table.part("train"), table.part("validation")
+    rows, held_out_rows = Rows.of(train, model, where), Rows.of(held_out, model, where)
     for task, y in train.labels.items():
         if np.isnan(y).all():
             raise ValueError(f"Task {task!r} has no observed label in the train split; drop it or fill it.")
-    held_out = table.part("validation")
-    rows, held_out_rows = Rows.of(train, where), Rows.of(held_out, where)
+    _check_monitor(monitor, held_out)
     kinds = [table.kinds[task] for task in table.tasks]
     model.to(where)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    steps = -(-len(rows) // batch_size)
+    cycle = None
+    if schedule:
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * steps)
     shuffle = torch.Generator().manual_seed(seed)
+    observed = (~rows.labels.isnan()).sum(dim=0)  # (T,)
     history: list[dict[str, float]] = []
     best, best_epoch, best_state = float("inf"), 0, None
-    steps = -(-len(rows) // batch_size)
     bar = tqdm(total=epochs * steps, disable=not progress, unit="step", leave=False)
     start = time.perf_counter()
     try:
@@ -102,25 +160,27 @@ def fit(
                 total = torch.zeros(len(kinds), device=where)
                 order = torch.randperm(len(rows), generator=shuffle).to(where)
                 for batch in order.split(batch_size):
-                    losses = task_losses(model(rows.ids[batch], rows.dense[batch]), rows.labels[batch], kinds)
-                    optimizer.zero_grad(set_to_none=True)
+                    labels = rows.labels[batch]
+                    losses = task_losses(model(rows.ids[batch], rows.dense[batch]), labels, kinds)
+                    optimizer.zero_grad()
                     losses.sum().backward()
                     optimizer.step()
-                    total += losses.detach() * len(batch)
+                    if cycle:
+                        cycle.step()
+                    total += losses.detach() * (~labels.isnan()).sum(dim=0)
                     bar.update()
-                mean = (total / len(rows)).tolist()
-                if not np.isfinite(mean).all():
-                    broken = table.tasks[int(np.argmin(np.isfinite(mean)))]
-                    raise FloatingPointError(
-                        f"The loss of task {broken!r} is no longer finite in epoch {epoch}: "
-                        f"lower lr (now {lr:g}) or check the features for inf and NaN."
-                    )
+                mean = (total / observed).tolist()
+                _check_finite(mean, table.tasks, epoch, lr)
                 line = {"epoch": epoch, "step": epoch * steps, "seconds": time.perf_counter() - start}
                 line |= {f"train/loss/{t}": v for t, v in zip(table.tasks, mean, strict=True)}
-                line |= _validate(model, held_out, held_out_rows, max(batch_size, 8192))
+                logits = _logits(model, held_out_rows, max(batch_size, 8192))
+                losses = task_losses(logits, held_out_rows.labels, kinds).tolist()
+                _check_finite(losses, table.tasks, epoch, lr)
+                line |= _validation_figures(held_out, logits, losses)
                 history.append(line)
-                score = _score(line, monitor)
-                bar.set_postfix_str(f"epoch {epoch}, validation {monitor} {abs(score):.4f}")
+                value = line[f"validation/{monitor}"]
+                bar.set_postfix_str(f"epoch {epoch}, validation {monitor} {value:.4f}")
+                score = -value if monitor.startswith("auc/") else value
                 if score < best:
                     best, best_epoch, best_state = score, epoch, copy.deepcopy(model.state_dict())
                 elif patience is not None and epoch - best_epoch >= patience:
@@ -134,13 +194,29 @@ def fit(
     return frame
 
 
-def _score(line: dict[str, float], monitor: str) -> float:
-    """The monitored validation figure, turned so that lower is better."""
-    key = f"validation/{monitor}"
-    if key not in line:
-        known = ", ".join(k.removeprefix("validation/") for k in line if k.startswith("validation/"))
-        raise ValueError(f"monitor={monitor!r} is not among the validation figures: {known}.")
-    return -line[key] if monitor.startswith("auc/") else line[key]
+def _check_monitor(monitor: str, held_out: Table) -> None:
+    """Refuse an unknown or undefined figure before the training, not after its first epoch."""
+    figures = {"loss": held_out.tasks}  # figure -> the tasks that it needs
+    for task in held_out.tasks:
+        metric = "auc" if held_out.kinds[task] == "binary" else "mse"
+        figures |= {f"loss/{task}": (task,), f"{metric}/{task}": (task,)}
+    if monitor not in figures:
+        raise ValueError(f"monitor={monitor!r} is not among the validation figures: {', '.join(figures)}.")
+    values = [np.unique(y[~np.isnan(y)]) for y in (held_out.labels[task] for task in figures[monitor])]
+    if max(map(len, values)) < (2 if monitor.startswith("auc/") else 1):
+        raise ValueError(
+            f"monitor={monitor!r} is undefined: its labels in the validation split are "
+            f"{'all equal' if len(values[0]) else 'all unobserved'}. Monitor another figure."
+        )
+
+
+def _check_finite(losses: Sequence[float], tasks: Sequence[str], epoch: int, lr: float) -> None:
+    finite = np.isfinite(losses)
+    if not finite.all():
+        raise FloatingPointError(
+            f"The loss of task {tasks[int(finite.argmin())]!r} is no longer finite in epoch {epoch}: "
+            f"lower lr (now {lr:g}) or scale the features and labels."
+        )
 
 
 def _logits(model: Recommender, rows: Rows, batch_size: int) -> Tensor:
@@ -150,30 +226,30 @@ def _logits(model: Recommender, rows: Rows, batch_size: int) -> Tensor:
         return torch.cat([model(ids, dense) for ids, dense in parts])  # (N, T)
 
 
-def _validate(model: Recommender, table: Table, rows: Rows, batch_size: int) -> dict[str, float]:
-    logits = _logits(model, rows, batch_size)
-    kinds = [table.kinds[task] for task in table.tasks]
-    losses = task_losses(logits, rows.labels, kinds).tolist()
+def _validation_figures(table: Table, logits: Tensor, losses: Sequence[float]) -> dict[str, float]:
+    """The history's validation columns; ``losses`` has 0 for a task without an observed label."""
     line = {"validation/loss": sum(losses)}
-    for t, (task, kind) in enumerate(zip(table.tasks, kinds, strict=True)):
-        line[f"validation/loss/{task}"] = losses[t]
-        if kind == "binary":
+    for t, (task, y) in enumerate(table.labels.items()):
+        line[f"validation/loss/{task}"] = float("nan") if np.isnan(y).all() else losses[t]
+        if table.kinds[task] == "binary":
             try:
-                line[f"validation/auc/{task}"] = metrics.auc(logits[:, t], table.labels[task])
+                line[f"validation/auc/{task}"] = metrics.auc(logits[:, t], y)
             except metrics.UndefinedMetric:
                 line[f"validation/auc/{task}"] = float("nan")
         else:
-            line[f"validation/mse/{task}"] = losses[t]
+            line[f"validation/mse/{task}"] = line[f"validation/loss/{task}"]
     return line
 
 
 def predict(
     model: Recommender, table: Table, *, batch_size: int = 8192, device: str | None = None
 ) -> pd.DataFrame:
-    """Predictions for every row of ``table``, a column per task: probabilities, or values of a regression."""
-    _same_tasks(model, table)
+    """Predictions for every row of ``table``, a column per task: probabilities, or values of a regression.
+
+    Raises ``ValueError`` where the model cannot read the table, ``RuntimeError`` without such a device.
+    """
     where = pick_device(device)
-    out = _logits(model.to(where), Rows.of(table, where), batch_size).cpu().numpy()  # (N, T)
+    out = _logits(model.to(where), Rows.of(table, model, where), batch_size).cpu().numpy()  # (N, T)
     columns = {}
     for t, task in enumerate(table.tasks):
         # in float64 a confident probability keeps its rank: sigmoid(20) and sigmoid(21) stay apart
