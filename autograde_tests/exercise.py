@@ -54,8 +54,8 @@ class Exercise:
     """An exercise of a notebook.
 
     how: the probe that asks the answer: "function", "module" or a scene of ``probe.PROBES``.
-    reference: a right answer. mistakes: sentence -> wrong answer; the sentence ends "Your numbers are what
-    comes out when ...", then asks a question. also_right: other right answers.
+    reference: a right answer. mistakes: sentence -> wrong answer; the sentence ends "It looks as if ...",
+    then asks a question. also_right: other right answers.
     shape: the letters of the result, say "(B, T)". example: the trial worked by hand.
     draw: random inputs for sizes. sizes: the named size variations. grads: arguments to differentiate by.
     may_use: names of mtlkit that an answer may call; everything else in mtlkit is delegation.

@@ -73,8 +73,9 @@ def _ask_once(answer: object, how: str, trial: Trial, device: torch.device, may_
             reply.arrays, reply.changed = PROBES[how](answer, trial, device)
     except _Wrong as wrong:
         reply.failure, reply.text = wrong.failure, str(wrong)
-    except NotImplementedError:
-        reply.failure = "blank"
+    except NotImplementedError as error:
+        # the stub's has no words; torch raises one with words when a container is called like a layer
+        reply.failure, reply.text = ("crash", _own_line(error)) if str(error) else ("blank", "")
     except _TooSlow:
         reply.failure, reply.text = "slow", f"it still ran after {SECONDS:.0f} seconds: an endless loop?"
     except (Exception, SystemExit) as error:
@@ -144,6 +145,8 @@ def load(module: nn.Module, state: dict[str, np.ndarray]) -> None:
     """
     own, given = _grouped(module.state_dict(keep_vars=True)), _grouped(state)
     for (part, kind), arrays in given.items():
+        if not hasattr(module, part):
+            raise _Wrong("parts", f"there is no self.{part}; keep the names of the parts that the text gives")
         mine = own.pop((part, kind), [])
         flat = np.concatenate([np.asarray(a).reshape(-1) for a in arrays])
         if sum(t.numel() for t in mine) != flat.size:

@@ -178,6 +178,24 @@ def test_a_crash_shows_the_error_and_the_students_own_line():
     )
 
 
+def test_calling_a_container_is_a_crash_and_not_a_blank_answer():
+    class Encoder(exercise("1.2").reference):
+        def forward(self, ids, dense):
+            return torch.cat([self.tables(ids), dense], dim=1)
+
+    message = str(autograde_tests.verdict("1.2", Encoder))
+    assert "not attempted" not in message and "ModuleList" in message and "self.tables(ids)" in message
+
+
+def test_a_renamed_part_is_not_taken_for_a_hidden_one():
+    class Renamed(nn.Module):
+        def __init__(self, D, H, T):
+            super().__init__()
+            self.bottom, self.tower = nn.Linear(D, H), nn.Linear(H, T)
+
+    assert "there is no self.towers; keep the names" in str(autograde_tests.verdict("1.3", Renamed))
+
+
 def test_sys_exit_and_an_endless_loop_end_as_messages(monkeypatch):
     assert "SystemExit" in str(autograde_tests.verdict("0.1", lambda *_: sys.exit(0)))
     monkeypatch.setattr(probe, "SECONDS", 0.2)

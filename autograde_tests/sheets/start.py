@@ -31,7 +31,7 @@ RATE_MISTAKES = {
     "all tasks share one rate. Over which axis do you sum, and which one has to stay?": (
         lambda y, m: ((y * m).sum() / m.sum()).expand(y.shape[1])
     ),
-    "you get a single number for all tasks. Which axis has to stay in the result?": (
+    "all tasks end in a single number. Which axis has to stay in the result?": (
         lambda y, m: (y * m).sum() / m.sum()
     ),
     "the mean runs over the tasks of each row (axis 1). Which axis holds the rows?": (
@@ -45,6 +45,9 @@ RATE_MISTAKES = {
     ),
     "only the unobserved cells are counted. What does True in `observed` stand for?": (
         lambda y, m: (y * ~m).sum(0) / (~m).sum(0)
+    ),
+    "the divisor counts the observed labels, but the sum counts all of them. What stands in an unobserved cell?": (
+        lambda y, m: y.sum(0) / m.sum(0)
     ),
     "you computed how often a label was observed. Where do the labels themselves enter?": (
         lambda y, m: m.float().mean(0)

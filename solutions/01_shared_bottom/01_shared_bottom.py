@@ -157,7 +157,7 @@ check("1.2", FieldEncoder)
 # f is the shared bottom, the same for all tasks. $h^k$ is the tower of task k. In the picture of this series, the bottom
 # is *one expert that every task sees*. Keep this picture: every model to come changes only who sees whom.
 
-# %% tags=["experiment", "figure:1_3_who_sees_whom"]
+# %% tags=["experiment"]
 ax = plots.who_sees_whom([[1], [1]], ["like", "click"], ["bottom"], "Shared-Bottom")
 plots.show(
     ax, "A table with two rows, like and click, and one column, the bottom. Both tasks see the bottom."
@@ -334,14 +334,14 @@ check("1.5", gradient_cosine)
 # From here the notebook uses `mtlkit.diagnosis.gradient_cosine`. Look at three fresh models, before any training,
 # with three positions of the knob:
 
-# %% tags=["experiment", "figure:1_5_cosine"]
+# %% tags=["experiment"]
 rows = []
 for cosine in (-1.0, 0.0, 1.0):
     for seed in range(10):
         table = data.relatedness(cosine, rows=2_000, seed=seed)
         model = models.Recommender(table, models.SharedBottom, bottom=[16], tower=[8], seed=seed)
-        batch = training.Rows.of(table, "cpu")
-        loss = losses.task_losses(model(batch.ids, batch.dense), batch.labels, ["regression"] * 2)
+        x, y = torch.from_numpy(table.dense), torch.from_numpy(table.label_matrix())
+        loss = losses.task_losses(model.body(x), y, ["regression"] * 2)
         angle = diagnosis.gradient_cosine(loss, model.body.bottom.parameters())[0, 1]
         rows.append((cosine, float(angle.detach())))
 angles = pd.DataFrame(rows, columns=["weight cosine", "gradient cosine"])
@@ -536,7 +536,7 @@ check("1.9", guess)
 # %% [markdown]
 # Now look. First the labels (Fig. 2 of the MMoE paper; here with fewer draws):
 
-# %% tags=["experiment", "figure:1_9_labels"]
+# %% tags=["experiment"]
 rows = []
 for cosine in (-1.0, -0.5, 0.0, 0.5, 0.75, 0.9, 1.0):
     for seed in range(20):
@@ -558,7 +558,7 @@ draws.groupby("cosine")["label_correlation"].agg(["mean", "std"]).round(2).T
 # Now the loss (Fig. 3 of the paper). The runs at the three positions share their seeds, so that
 # you compare the same luck.
 
-# %% tags=["experiment", "figure:1_9_loss"]
+# %% tags=["experiment"]
 waves = np.random.default_rng(0).normal(size=(2, 10)) * [[2.0], [1.0]]
 parts = []
 for run in range(5):

@@ -80,6 +80,9 @@ MASKED_BCE = Exercise(
                 / (~y.isnan()).sum(0).clamp(min=1)
             )
         ),
+        "your mask is True everywhere: NaN is not equal to anything, not even to NaN. Which function finds NaN?": (
+            lambda z, y: F.binary_cross_entropy_with_logits(z, y, reduction="none").mean(0)
+        ),
         "the sigmoid is applied twice: once by you, once inside the loss. Which loss takes logits?": (
             lambda z, y: masked_bce(z.sigmoid(), y)
         ),

@@ -87,6 +87,8 @@ AUC = Exercise(
         "the won pairs are divided by all pairs of rows, also those of one class. Which pairs are compared?": (
             lambda s, y: auc(s, y) * (y == 1).sum() * (y == 0).sum() / len(y) ** 2
         ),
+        "the labels are not used: every row is compared with every row, which always gives 1/2. "
+        "Which pairs are compared?": lambda s, y: torch.tensor(0.5),
         "this is the accuracy at a threshold of 0.5. Does the AUC need a threshold?": (
             lambda s, y: ((s > 0.5) == (y == 1)).float().mean()
         ),
