@@ -121,7 +121,7 @@ check("0.1", rate)
 
 # %%
 def broken_rate(labels, observed):
-    return (labels * seen).sum(dim=0) / observed.sum(dim=0)  # noqa: F821
+    return (labels * seen).sum(dim=0) / observed.sum(dim=0)
 
 
 print(verdict("0.1", broken_rate))
