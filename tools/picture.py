@@ -1,6 +1,6 @@
 """Draw README's picture: who sees which expert, in the four models of the series.
 
-    python -m tools.picture
+python -m tools.picture
 """
 
 from __future__ import annotations
