@@ -19,10 +19,15 @@ from torch.nn import functional as F
 Activation = Callable[[Tensor], Tensor]
 
 
+def _in_place(activation: Activation) -> Activation:
+    """ReLU needs no second copy of its input, neither now nor in the backward pass."""
+    return torch.relu_ if activation is F.relu else activation
+
+
 class StackedLinear(nn.Module):
     """``n`` independent linear layers computed in one product.
 
-    Shapes: (n, B, in) -> (n, B, out); an input (B, in) is shared by all n.
+    Shapes: (n, B, in) -> (n, B, out); an input (B, in) is shared by all n. ``activation`` follows.
     ``weight`` (n, out, in) and ``bias`` (n, out): entry e is the weight and bias of an ``nn.Linear``.
     Each layer starts like ``nn.Linear``: uniform in +-1/sqrt(in), drawn independently per layer.
     """
@@ -40,14 +45,17 @@ class StackedLinear(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         if x.dim() == 2:  # one input for all: one large product
             bias = None if self.bias is None else self.bias.flatten()
             y = F.linear(x, self.weight.flatten(0, 1), bias)  # (B, n*out)
+            y = y if activation is None else _in_place(activation)(y)  # before the view: it would be copied
             return y.unflatten(1, self.weight.shape[:2]).transpose(0, 1)  # (n, B, out)
         if self.bias is None:
-            return torch.bmm(x, self.weight.transpose(1, 2))  # (n, B, out)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))  # (n, B, out)
+            y = torch.bmm(x, self.weight.transpose(1, 2))  # (n, B, out)
+        else:
+            y = torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))  # (n, B, out)
+        return y if activation is None else _in_place(activation)(y)
 
 
 def _check_input(name: str, x: Tensor, width: int, n: int, shared: bool = True) -> None:
@@ -85,7 +93,7 @@ class Experts(nn.Module):
         if x.dim() == 3:
             x = x.transpose(0, 1)  # (E, B, D)
         for layer in self.layers:
-            x = self.activation(layer(x))  # (E, B, H)
+            x = layer(x, self.activation)  # (E, B, H)
         return x.transpose(0, 1)  # (B, E, H)
 
 
@@ -134,13 +142,15 @@ class Gates(nn.Module):
             full = weight.new_zeros(self.gates * self.experts, weight.shape[1])
             weight = full.index_copy(0, self.pairs, weight)  # (G*E, D)
         if x.dim() == 2:
-            logits = (x @ weight.T).view(-1, self.gates, self.experts)  # (B, G, E)
+            logits = (weight @ x.T).view(self.gates, self.experts, -1)  # (G, E, B)
         else:
             by_gate = weight.view(self.gates, self.experts, -1)  # (G, E, D)
-            logits = torch.einsum("bgd,ged->bge", x, by_gate)  # (B, G, E)
+            logits = torch.bmm(by_gate, x.permute(1, 2, 0))  # (G, E, B)
         if not self.sees_all:
-            logits = logits.masked_fill(self.hidden, -torch.inf)
-        return logits.softmax(dim=-1)  # (B, G, E)
+            logits = logits.masked_fill(self.hidden.unsqueeze(-1), -torch.inf)
+        # B stands last so that the softmax runs over whole vectors of rows: over a last dimension of a few
+        # experts it is ten times slower; and `mix` would be, on a view that is not contiguous
+        return logits.softmax(dim=1).permute(2, 0, 1).contiguous()  # (B, G, E)
 
 
 def mix(weights: Tensor, experts: Tensor) -> Tensor:
