@@ -38,6 +38,8 @@ for line in requires("mtlkit"):
         print(f"       you have: {found}. In the project folder, run: make lab")
 
 # %% tags=["setup"]
+import torch
+
 from autograde_tests import check, verdict
 from mtlkit.device import pick_device
 

@@ -277,7 +277,7 @@ body = models.SharedBottom(4, tasks=2, bottom=[8])
 logits = body(users(torch.tensor([0, 1])))  # (B, T), task 0 is like
 loss = losses.task_losses(logits, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), ["binary", "binary"])
 loss[0].backward()
-tower = body.towers.out.weight.grad  # (T, H, 1)
+tower = body.towers.out.weight.grad  # (T, 1, H)
 print("bottom:     ", body.bottom.layers[0].weight.grad.abs().sum() > 0)
 print("like tower: ", tower[0].abs().sum() > 0)
 print("click tower:", tower[1].abs().sum() > 0)
