@@ -102,6 +102,8 @@ def main() -> None:
         by_step = curves.groupby("step").mean()
         print(by_step.loc[[100 * epoch for epoch in middle]].round(3).to_string())
         last = at_the_end(curves)
+        print("at the end, by run")
+        print(last.round(2).to_string())
         print("sd over the runs at the end:", ", ".join(f"{c} {last[c].std():.3f}" for c in COSINES))
         for low, high in PAIRS:
             print(f"loss at {low} - loss at {high}: {gap(last, low, high)} runs above 0")
