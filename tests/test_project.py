@@ -93,14 +93,17 @@ def test_files_are_a_few_hundred_lines_at_most():
     long = {
         str(path.relative_to(ROOT)): lines
         for path in _tracked("*.py", "**/*.py")
-        if (lines := len(path.read_text().splitlines())) > 500 and "solutions" not in path.parts
+        if "solutions" not in path.parts
+        and (lines := len(path.read_text().splitlines())) > (650 if "tests" in path.parts else 400)
     }
     assert not long
 
 
 def test_every_name_that_mtlkit_shows_has_a_docstring():
     bare = []
-    for path in _tracked("mtlkit/*.py", "mtlkit/**/*.py", "autograde_tests/*.py"):
+    for path in _tracked("mtlkit/*.py", "autograde_tests/*.py"):
+        if "sheets" in path.parts:  # answers, right and wrong, as a student would write them
+            continue
         tree = ast.parse(path.read_text())
         for node in tree.body:
             public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
