@@ -94,8 +94,9 @@ def fit(
 ) -> pd.DataFrame:
     """Train on the table's train split with AdamW; keep the weights of the best validation epoch.
 
-    The loss is the unweighted sum over tasks of ``losses.task_losses``. Equal seeds give equal weights on
-    one device; torch's own generator is left as it was. The model stays on the device, in eval mode.
+    The loss is the unweighted sum over tasks of ``losses.task_losses``, plus the model's ``penalty()`` where
+    it has one (L2-Constrained, SNR). Equal seeds give equal weights on one device; torch's own generator is
+    left as it was. The model stays on the device, in eval mode.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ def fit(
                     labels = rows.labels[batch]
                     losses = task_losses(model(rows.ids[batch], rows.dense[batch]), labels, kinds)
                     optimizer.zero_grad()
-                    losses.sum().backward()
+                    (losses.sum() + model.penalty()).backward()
                     optimizer.step()
                     if cycle:
                         cycle.step()
