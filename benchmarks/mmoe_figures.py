@@ -54,7 +54,8 @@ def cell(
 def paired(last: pd.DataFrame, a: tuple[str, float], b: tuple[str, float]) -> str:
     gap = last[a] - last[b]
     error = gap.std() / len(gap) ** 0.5
-    return f"{gap.mean():+.4f} +- {error:.4f} (standard error, paired), above 0 in {(gap > 0).sum()} of {len(gap)}"
+    above = f"above 0 in {(gap > 0).sum()} of {len(gap)}"
+    return f"{gap.mean():+.4f} +- {error:.4f} (standard error, paired), {above}"
 
 
 def main() -> None:
