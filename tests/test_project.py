@@ -24,13 +24,8 @@ LAYERS = {
     "mtlkit.losses": {"mtlkit.data"},
     "mtlkit.models": {"mtlkit.models", "mtlkit.layers", "mtlkit.data"},
     "mtlkit.training": {"mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.metrics", "mtlkit.device"},
-    "mtlkit.diagnosis": {
-        "mtlkit.training",
-        "mtlkit.models",
-        "mtlkit.losses",
-        "mtlkit.data",
-        "mtlkit.metrics",
-    },
+    "mtlkit.ensemble": {"mtlkit.training", "mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.device"},
+    "mtlkit.diagnosis": {"mtlkit.training", "mtlkit.models", "mtlkit.layers", "mtlkit.losses", "mtlkit.data"},
     "mtlkit.plots": {"mtlkit.diagnosis"},
 }
 
