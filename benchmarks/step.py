@@ -160,10 +160,10 @@ def deepctr(s: Sizes) -> tuple[nn.Module, bool]:
 
 def libmtl(s: Sizes) -> tuple[nn.Module, bool]:
     # the package's __init__ wants an old torchvision for its image models; its MMoE does not
-    found = importlib.util.find_spec("LibMTL")
-    if found is None:
-        raise ModuleNotFoundError("No module named 'LibMTL'")
     if "LibMTL" not in sys.modules:
+        found = importlib.util.find_spec("LibMTL")
+        if found is None:
+            raise ModuleNotFoundError("No module named 'LibMTL'")
         package = types.ModuleType("LibMTL")
         package.__path__ = list(found.submodule_search_locations or ())
         sys.modules["LibMTL"] = package

@@ -1,7 +1,7 @@
 """The parts that every model of the series is built from.
 
 One idea carries them: experts + gates + a boolean matrix that says which gate sees which expert.
-Each part computes all experts, gates or tasks at once; there is no Python loop over them.
+Each part computes all experts, gates or tasks at once.
 
 Letters: B batch, F fields, D input width, E experts, H expert width, G gates, T tasks.
 """
@@ -18,16 +18,15 @@ from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
 
-
-def _in_place(activation: Activation) -> Activation:
-    """ReLU needs no second copy of its input, neither now nor in the backward pass."""
-    return torch.relu_ if activation is F.relu else activation
+# Above so many outputs of a layer (rows x experts x width; 4 MB) `Experts` cuts the batch, so that a CPU
+# keeps the activations in its cache. Chosen with benchmarks/step.py, as are the cuts.
+CACHE = 2**20
 
 
 class StackedLinear(nn.Module):
     """``n`` independent linear layers computed in one product.
 
-    Shapes: (n, B, in) -> (n, B, out); an input (B, in) is shared by all n. ``activation`` follows.
+    Shapes: (n, B, in) -> (n, B, out); an input (B, in) is shared by all n.
     ``weight`` (n, out, in) and ``bias`` (n, out): entry e is the weight and bias of an ``nn.Linear``.
     Each layer starts like ``nn.Linear``: uniform in +-1/sqrt(in), drawn independently per layer.
     """
@@ -45,17 +44,14 @@ class StackedLinear(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 2:  # one input for all: one large product
             bias = None if self.bias is None else self.bias.flatten()
             y = F.linear(x, self.weight.flatten(0, 1), bias)  # (B, n*out)
-            y = y if activation is None else _in_place(activation)(y)  # before the view: it would be copied
             return y.unflatten(1, self.weight.shape[:2]).transpose(0, 1)  # (n, B, out)
         if self.bias is None:
-            y = torch.bmm(x, self.weight.transpose(1, 2))  # (n, B, out)
-        else:
-            y = torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))  # (n, B, out)
-        return y if activation is None else _in_place(activation)(y)
+            return torch.bmm(x, self.weight.transpose(1, 2))  # (n, B, out)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))  # (n, B, out)
 
 
 def _check_input(name: str, x: Tensor, width: int, n: int, shared: bool = True) -> None:
@@ -87,14 +83,40 @@ class Experts(nn.Module):
         )
         self.activation = activation
         self.in_width, self.experts = in_width, experts
+        self.widest = max(widths)
 
     def forward(self, x: Tensor) -> Tensor:
         _check_input("Experts", x, self.in_width, self.experts)
+        if (
+            not x.is_cpu
+            or torch.compiler.is_compiling()  # a graph takes any batch and orders its work itself
+            or x.shape[0] * self.experts * self.widest <= CACHE
+        ):
+            return self._together(x)
+        # Narrow inputs: the activations are the traffic, and those of one expert fit the inner cache. Wide
+        # inputs: the gradient of x is, and one product for all experts writes it once.
+        narrow = self.in_width <= self.widest
+        run, rows = (self._one_by_one, 2048) if narrow else (self._together, 1024)
+        return torch.cat([run(some) for some in x.split(rows)])  # (B, E, H)
+
+    def _together(self, x: Tensor) -> Tensor:
         if x.dim() == 3:
             x = x.transpose(0, 1)  # (E, B, D)
         for layer in self.layers:
-            x = layer(x, self.activation)  # (E, B, H)
+            x = self.activation(layer(x))  # (E, B, H)
         return x.transpose(0, 1)  # (B, E, H)
+
+    def _one_by_one(self, x: Tensor) -> Tensor:
+        # ReLU in place: half the memory an expert writes, and autograd needs its output only
+        activation = torch.relu_ if self.activation is F.relu else self.activation
+        own = x.unbind(1) if x.dim() == 3 else [x] * self.experts  # E times (B, D)
+        layers = [zip(m.weight.unbind(0), m.bias.unbind(0), strict=True) for m in self.layers]
+        outs = []
+        for h, *layers_of_one in zip(own, *layers, strict=True):
+            for weight, bias in layers_of_one:
+                h = activation(F.linear(h, weight, bias))  # (B, H)
+            outs.append(h)
+        return torch.stack(outs, dim=1)  # (B, E, H)
 
 
 class Gates(nn.Module):

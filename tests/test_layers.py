@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mtlkit import layers
 from mtlkit.layers import Experts, FeatureEncoder, Gates, StackedLinear, Towers, mix
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
@@ -88,6 +89,27 @@ def test_experts_equal_a_loop_over_mlps(rows, width, n, widths, own_input, dtype
         for depth, (layer, linear) in enumerate(zip(experts.layers, linears, strict=True)):
             for got, parameter in zip(linear_gradient(layer, e), linear.parameters(), strict=True):
                 close(got, parameter.grad, dtype, f"gradient of expert {e}, layer {depth}")
+
+
+@pytest.mark.parametrize("own_input", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("width", [5, 12], ids=["one-by-one", "together"])
+@pytest.mark.parametrize("activation", [F.relu, F.silu])
+def test_a_large_batch_is_cut_without_a_trace(width, own_input, activation, monkeypatch):
+    experts = Experts(width, 3, [8, 4], activation).double()
+    x = torch.randn(*((4500, 3) if own_input else (4500,)), width, dtype=torch.float64)
+
+    def run():
+        experts.zero_grad()
+        out, (dx,) = backward(experts, x)
+        return [out, dx, *(p.grad.clone() for p in experts.parameters())]
+
+    whole = run()
+    monkeypatch.setattr(layers, "CACHE", 0)
+    for cut, uncut in zip(run(), whole, strict=True):
+        torch.testing.assert_close(cut, uncut, rtol=1e-10, atol=1e-10)
+    parameters = {name: p.detach()[None] for name, p in experts.named_parameters()}
+    one = torch.func.vmap(lambda p: torch.func.functional_call(experts, p, (x,)))(parameters)
+    torch.testing.assert_close(one[0], whole[0], rtol=1e-10, atol=1e-10)
 
 
 def test_experts_take_another_activation():
