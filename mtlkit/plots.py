@@ -108,3 +108,61 @@ def who_sees_whom(
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=10)
     return ax
+
+
+def expert_use(mean: np.ndarray, gates: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Mean gate weights (G, E) as coloured cells with their numbers: which gate (row) uses which expert.
+
+    Source: MMoE paper (Ma et al., KDD 2018) Fig. 6, as a table.
+    """
+    mean = np.asarray(mean)
+    ax = ax or new_axes(0.6 * mean.shape[1] + 1.4, 0.5 * mean.shape[0] + 1.0)
+    top = max(mean.max(), 2 / mean.shape[1])  # equal shares look pale, whatever the number of experts
+    ax.imshow(mean, cmap="Blues", vmin=0, vmax=top)
+    for i, j in np.ndindex(mean.shape):
+        colour = "white" if mean[i, j] > 0.6 * top else "black"
+        ax.text(j, i, f"{mean[i, j]:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    ax.set_xticks(range(mean.shape[1]))
+    ax.set_xlabel("expert")
+    ax.set_yticks(range(len(gates)), gates)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def loss_over_correlation(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Final loss over the knob, a line per model: mean over the runs and its standard error.
+
+    ``frame`` has the columns model, p and loss, a row per run.
+    """
+    ax = ax or new_axes()
+    for i, (name, part) in enumerate(frame.groupby("model", sort=False)):
+        by_p = part.groupby("p")["loss"]
+        mean, error = by_p.mean(), by_p.sem().fillna(0.0)
+        ax.errorbar(
+            mean.index, mean, yerr=error, color=COLOURS[i % 7], marker=MARKERS[i % 7], capsize=3, label=name
+        )
+    ax.set_xticks(sorted(frame["p"].unique()))
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("cosine of the task weights (the knob)")
+    ax.set_ylabel("final loss, mean of both tasks")
+    ax.legend(frameon=False)
+    return ax
+
+
+def spread(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Final losses of single runs, a column of dots per model; thin lines join the runs of one seed.
+
+    ``frame`` has the columns model, run and loss. Source: MMoE paper (Ma et al., KDD 2018) Fig. 5, whose
+    histograms need hundreds of runs; dots show few of them honestly.
+    """
+    ax = ax or new_axes()
+    table = frame.pivot(index="run", columns="model", values="loss")[list(frame["model"].unique())]
+    ax.plot(range(table.shape[1]), table.T, color="0.8", linewidth=0.8, zorder=1)
+    for i, name in enumerate(table):
+        ax.plot([i] * len(table), table[name], MARKERS[i % 7], color=COLOURS[i % 7], alpha=0.7)
+        ax.hlines(table[name].mean(), i - 0.15, i + 0.15, color=COLOURS[i % 7])
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("final loss, mean of both tasks")
+    return ax

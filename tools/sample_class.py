@@ -1,4 +1,4 @@
-"""A class that hands in 00_start and 01_shared_bottom: what each student wrote, and what it must cost.
+"""A class that hands in the notebooks of the series: what each student wrote, and what it must cost.
 
 An answer is the text that stands in the place of the master's solution region (the last one; a tuple for all
 of them; None: left blank). What is not listed is the master's. `lost` is written by hand, never computed.
@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 import nbformat
 from nbformat import NotebookNode
 
-ASSIGNMENTS = ("00_start", "01_shared_bottom")
-ALL = ("0.1", "0.2", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10")
+ASSIGNMENTS = ("00_start", "01_shared_bottom", "02_mmoe")
+ALL = (
+    *("0.1", "0.2"),
+    *("1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10"),
+    *("2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8"),
+)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,28 @@ OTHER_WAYS = {
         for _ in range(T):
             self.towers.append(nn.Sequential(nn.Linear(H, H), nn.ReLU(), nn.Linear(H, 1)))
         """,
+    "2.0": 'return dict(zip(["missing label", "like loss", "conflict"], "bca"))',
+    "2.1": """
+        z = torch.einsum("bd,ed->be", x, W).exp()
+        return z / z.sum(dim=1, keepdim=True)
+        """,
+    "2.2": (
+        "self.experts = nn.ModuleList([nn.Sequential(nn.Linear(D, H), nn.ReLU()) for _ in range(E)])",
+        "return torch.stack([expert(x) for expert in self.experts], dim=1)",
+    ),
+    "2.3": "return (weights.unsqueeze(3) * experts.unsqueeze(1)).sum(dim=2)",
+    "2.4": """
+        h = torch.stack([expert(x).clamp(min=0) for expert in self.experts], dim=1)
+        out = []
+        for gate, tower in zip(self.gates, self.towers):
+            out.append(tower(torch.bmm(gate(x).softmax(1).unsqueeze(1), h)[:, 0]))
+        return torch.hstack(out)
+        """,
+    "2.5": """
+        entropy = torch.special.entr(weights).sum(dim=2)
+        return {"entropy": entropy.mean(dim=0), "mean": weights.sum(dim=0) / len(weights)}
+        """,
+    "2.7": "return torch.stack([z.softmax(1) for z in self.gates(x).split(self.E, dim=1)], dim=1)",
 }
 GUESSED = """
 return {
@@ -201,6 +227,13 @@ SUMS = {
         first = nn.Linear(H, H)
         self.towers = nn.ModuleList(nn.Sequential(first, nn.ReLU(), nn.Linear(H, 1)) for _ in range(T))
         """,
+    "2.1": "return x @ W.T",
+    "2.3": "return experts.mean(dim=1, keepdim=True).expand(-1, weights.shape[1], -1)",
+    "2.5": """
+        entropy = (weights * weights.log2()).nan_to_num().sum(dim=2)
+        return {"mean": weights.mean(dim=0), "entropy": -entropy.mean(dim=0)}
+        """,
+    "2.7": "return self.gates(x).view(-1, self.T, self.E).sigmoid()",
 }
 AXES = {
     "0.1": "return (labels * observed).sum(dim=1) / observed.sum(dim=1)",
@@ -240,6 +273,9 @@ AXES = {
         tower = nn.Sequential(nn.Linear(H, H), nn.ReLU(), nn.Linear(H, 1))
         self.towers = nn.ModuleList([tower] * T)
         """,
+    "2.1": "return torch.softmax(x @ W.T, dim=0)",
+    "2.2": "return torch.stack([torch.relu(expert(x)) for expert in self.experts], dim=0)",
+    "2.7": "return self.gates(x).view(-1, self.T, self.E).softmax(dim=1)",
 }
 GAPS = {
     "1.1": """
@@ -275,6 +311,19 @@ GAPS = {
     "1.10": """
         self.towers = [nn.Sequential(nn.Linear(H, H), nn.ReLU(), nn.Linear(H, 1)) for _ in range(T)]
         """,
+    "2.2": (
+        "self.experts = nn.ModuleList([nn.Linear(D, H)] * E)",
+        "return torch.stack([torch.relu(expert(x)) for expert in self.experts], dim=1)",
+    ),
+    "2.4": """
+        h = torch.stack([torch.relu(expert(x)) for expert in self.experts], dim=1)
+        w = self.gates[0](x).softmax(dim=1)
+        return torch.cat([tower((w.unsqueeze(2) * h).sum(dim=1)) for tower in self.towers], dim=1)
+        """,
+    "2.5": """
+        entropy = -(weights * weights.log()).sum(dim=2)
+        return {"mean": weights.mean(dim=0), "entropy": entropy.mean(dim=0)}
+        """,
 }
 CRASH = {
     "0.1": "return (labels * seen).sum(dim=0) / seen.sum(dim=0)",
@@ -284,6 +333,8 @@ CRASH = {
     "1.3": "return self.towers[0](x)",
     "1.7": "return metrics.auc(scores[users], labels) / 0",
     "1.10": "self.tower = nn.Linear(H, 1)",
+    "2.3": "return weights @ expert",
+    "2.4": "return self.towers(x)",
 }
 NOISE = """
 import sys
@@ -304,29 +355,29 @@ CLASS = (
         "sums",
         "forgets to divide, adds what should stand side by side",
         SUMS,
-        tuple(i for i in ALL if i != "0.2"),
+        tuple(SUMS),
         named=True,
     ),
     Student(
         "axes",
         "wrong axes, swapped arguments",
         AXES,
-        ("0.1", "0.2", "1.1", "1.2", "1.3", "1.5", "1.6", "1.7", "1.8", "1.10"),
+        ("0.1", "0.2", "1.1", "1.2", "1.3", "1.5", "1.6", "1.7", "1.8", "1.10", "2.1", "2.2", "2.7"),
         named=True,
     ),
     Student(
         "gaps",
         "lost gradients, NaN, shared layers",
         GAPS,
-        ("1.1", "1.2", "1.3", "1.5", "1.7", "1.8", "1.10"),
+        ("1.1", "1.2", "1.3", "1.5", "1.7", "1.8", "1.10", "2.2", "2.4", "2.5"),
         named=True,
     ),
     Student("blank", "hands in what was given out", dict.fromkeys(ALL), ALL),
     Student(
         "half_blank",
         "stops in the middle",
-        dict.fromkeys(("0.2", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10")),
-        ("0.2", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10"),
+        dict.fromkeys(("0.2", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10", "2.4", "2.5")),
+        ("0.2", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10", "2.4", "2.5"),
     ),
     Student("crash", "unknown names, shapes that do not fit", CRASH, tuple(CRASH)),
     Student(
@@ -353,8 +404,12 @@ CLASS = (
             "1.5": "return diagnosis.gradient_cosine(losses, model.bottom.parameters())",
             "1.6": "return metrics.auc(scores, labels)",
             "1.7": "return metrics.gauc(scores, labels, users).value",
+            "2.3": """
+                from mtlkit import layers
+                return layers.mix(weights, experts)
+                """,
         },
-        ("1.1", "1.3", "1.5", "1.6", "1.7"),
+        ("1.1", "1.3", "1.5", "1.6", "1.7", "2.3"),
     ),
     Student(
         "noisy",
