@@ -234,6 +234,22 @@ SUMS = {
         return {"mean": weights.mean(dim=0), "entropy": -entropy.mean(dim=0)}
         """,
     "2.7": "return self.gates(x).view(-1, self.T, self.E).sigmoid()",
+    "2.0": 'return {"missing label": "a", "like loss": "c", "conflict": "a"}',
+    "2.6": """
+        return {
+            "MMoE with one expert is": "Shared-Bottom",
+            "MMoE with equal gate matrices is": "Shared-Bottom",
+            "with gate matrices of zeros a task reads": "the mean of the experts",
+            "experts and gates that all start equal will": "stay equal",
+        }
+        """,
+    "2.8": """
+        return {
+            "highest loss at p = 0.5": "MMoE",
+            "at p = 1 the losses of OMoE and MMoE are": "about equal",
+            "from p = 0.5 to p = 1 the gates of the two tasks become": "more alike",
+        }
+        """,
 }
 AXES = {
     "0.1": "return (labels * observed).sum(dim=1) / observed.sum(dim=1)",
