@@ -111,7 +111,8 @@ def _difference(
             )
         if got.shape != expected.shape:
             letters = f" = {exercise.shape}" if name == "out" and exercise.shape else ""
-            return f"expected the shape {_shape(expected)}{letters}, got {_shape(got)}"
+            entry = f"{label}: " if label[0] == "[" else ""
+            return f"{entry}expected the shape {_shape(expected)}{letters}, got {_shape(got)}"
         if got.dtype.kind in "US" or expected.dtype.kind in "US":
             if not np.array_equal(got, expected):
                 return f"{label}: {got.item()!r} is not it"
@@ -130,7 +131,7 @@ def _difference(
 
 def _first_wrong(label: str, got: np.ndarray, expected: np.ndarray, wrong: np.ndarray) -> str:
     where = tuple(int(k) for k in np.argwhere(wrong)[0])
-    if label.startswith("["):  # an entry of a prediction: the right one is for the student to find
+    if label.startswith("[") and not where:  # one prediction: the right one is for the student to find
         return f"{label} = {got[where]} is not it. Look again."
     at = f" at {list(where)}" if where else ""
     if label.startswith("grad"):
