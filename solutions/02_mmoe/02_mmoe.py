@@ -57,7 +57,8 @@ torch.set_num_threads(1)  # small models: threads would wait for each other long
 # * b) the tasks agree
 # * c) the tasks have nothing to do with each other
 #
-# Return a dictionary with the keys `"missing label"`, `"like loss"` and `"conflict"`, and a letter for each.
+# Return a dictionary with the keys `"missing label"`, `"like loss"` and `"conflict"`, and a letter for
+# each, like `"a"`.
 #
 # <details><summary>Hint: I have forgotten all of it</summary>
 # Sections 1, 4 and 5 of notebook 01 answer these three. Each has a worked example.
@@ -406,7 +407,8 @@ plots.show(
 # * `"with gate matrices of zeros a task reads"`: the mean of the experts, the first expert, or nothing
 # * `"experts and gates that all start equal will"`: stay equal, or become different
 #
-# In the last case all experts have the same starting weights, and so have all rows of all gates. Then you train.
+# Write the words as they stand here. In the last case all experts have the same starting weights, and so have all
+# rows of all gates. Then you train.
 #
 # <details><summary>Hint: how do I decide the last one?</summary>
 # Swap experts 0 and 1. Did the model change? Then which of the two should get the larger gradient?
@@ -602,6 +604,8 @@ for name, (kind, its) in rivals.items():
 # * `"highest loss at p = 0.5"`: Shared-Bottom, OMoE or MMoE
 # * `"at p = 1 the losses of OMoE and MMoE are"`: about equal, or far apart
 # * `"from p = 0.5 to p = 1 the gates of the two tasks become"`: more alike, less alike, or neither
+#
+# Write the words as they stand here.
 #
 # And for yourself, without a check: will the lead of MMoE over Shared-Bottom shrink when you turn the knob to p = 1?
 #

@@ -135,6 +135,11 @@ EXPERT_BANK = Exercise(
         "there is one expert too many. How often does your loop run?": (
             _bank(experts=lambda D, H, E: nn.ModuleList(nn.Linear(D, H) for _ in range(E + 1)))
         ),
+        "there are H layers of width E: the two sizes are swapped. How many experts are there, and how wide is each?": (
+            _bank(experts=lambda D, H, E: nn.ModuleList(nn.Linear(D, E) for _ in range(H)))
+        ),
+        "`torch.tensor` was asked to join tensors; it makes new ones from plain numbers. Which function puts tensors "
+        "on a new axis?": _bank(lambda self, x: torch.tensor([torch.relu(h) for h in _each(self, x)])),
         "the outputs are cut up as (H, E) and not as (E, H). In which order does one wide layer hold the experts?": (
             _bank(
                 lambda self, x: self.experts(x).relu().view(-1, self.H, self.E).transpose(1, 2),
@@ -260,6 +265,16 @@ MIX = Exercise(
         "only the expert with the largest weight is used. What happens to the others' share?": (
             lambda w, h: (w * (w == w.amax(-1, keepdim=True))) @ h
         ),
+        "the weights are multiplied onto the experts entry by entry. Which letters stand one below the other in "
+        "(B, T, E) and (B, E, H)?": lambda w, h: w * h,
+        "experts times weights is the wrong way round. Which two axes meet in a matrix product?": (
+            lambda w, h: h @ w
+        ),
+        "you sum over the units and keep the experts. Which letter is not in the result?": (
+            lambda w, h: (w[..., None] * h[:, None]).sum(3)
+        ),
+        "only the last expert is left: each turn of your loop overwrites the one before. What should happen to the "
+        "sum so far?": lambda w, h: w[:, :, -1:] * h[:, -1:],
         "the largest expert wins in each unit. How does a weighted sum differ from a maximum?": (
             lambda w, h: (w[..., None] * h[:, None]).amax(2)
         ),

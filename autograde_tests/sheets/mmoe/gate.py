@@ -92,6 +92,15 @@ GATE = Exercise(
         "a ReLU sits before the softmax. Can this gate still tell an expert with logit -3 from one with logit 0?": (
             lambda x, W: _logits(x, W).relu().softmax(1)
         ),
+        "a ReLU stands where the softmax should be. What do the weights of one user sum to then?": (
+            lambda x, W: _logits(x, W).relu()
+        ),
+        "the sums have lost their axis, so a row is not divided by its own sum. Which argument of `sum` keeps an axis?": (
+            lambda x, W: _logits(x, W).exp() / _logits(x, W).exp().sum(1)
+        ),
+        "the logits come from a new random layer and `W` is not used. What did you get W for?": (
+            lambda x, W: nn.Linear(x.shape[1], len(W), bias=False)(x).softmax(1)
+        ),
         "the winner takes all: one expert has weight 1, the others 0. What does the word *soft* in softmax mean?": (
             lambda x, W: F.one_hot(_logits(x, W).argmax(1), len(W)).to(x)
         ),
@@ -173,7 +182,7 @@ def _task_by_task(self, x):
 
 def _gates_draw(rng, B=None, T=None):
     B, T = some(rng, B, T)
-    D, E = int(rng.integers(4, 7)), int(rng.integers(2, 5))
+    D, E = int(rng.integers(3, 6)), int(rng.integers(5, 8))  # more experts than tasks
     return Draw({"x": rng.normal(size=(B, D)).astype(np.float32)}, build={"D": D, "E": E, "T": T})
 
 
@@ -230,6 +239,30 @@ MENDED_GATE = Exercise(
         ),
         "the axes are unpacked as (E, T). The first E outputs belong to task 0: which axis changes slowest?": (
             _gates(lambda self, x: self.gates(x).view(-1, self.E, self.T).transpose(1, 2).softmax(-1))
+        ),
+        "the result is (B, E, T). In which order does the text name the axes?": (
+            _gates(lambda self, x: _z(self, x).softmax(2).transpose(1, 2))
+        ),
+        "the outputs are cut into (B, E, T) and stay so. Which letter does the text name last?": (
+            _gates(lambda self, x: self.gates(x).view(-1, self.E, self.T).softmax(-1))
+        ),
+        "the outputs are cut up with T first, which mixes up the users. Which axis has the batch after the layer?": (
+            _gates(lambda self, x: self.gates(x).view(self.T, -1, self.E).transpose(0, 1).softmax(-1))
+        ),
+        "the tasks have no axis of their own: (B, T*E). Which function cuts one axis into two?": (
+            _gates(lambda self, x: _z(self, x).softmax(2).flatten(1))
+        ),
+        "`squeeze()` removes an axis of length one wherever it finds it. What is the shape for B = 1?": (
+            _gates(lambda self, x: _z(self, x).softmax(2).squeeze())
+        ),
+        "the mean over the batch is still taken off. Who decides a user's weights: she, or her batch?": (
+            _gates(lambda self, x: _flat(self, self.gates(x) - self.gates(x).mean(0)))
+        ),
+        "a ReLU sits where the BatchNorm was. Can such a gate still turn an expert down?": (
+            _gates(lambda self, x: _z(self, x).relu().softmax(2))
+        ),
+        "you return the logarithm of the weights. What is a share of 1/4: 0.25 or -1.39?": (
+            _gates(lambda self, x: _z(self, x).log_softmax(2))
         ),
         "the softmax became a sigmoid. What do the weights of one task sum to then?": (
             _gates(lambda self, x: _z(self, x).sigmoid())

@@ -195,6 +195,12 @@ MMOE = Exercise(
         "the gates end in a sigmoid and not in a softmax. What do the weights of one task sum to then?": _with(
             weights=lambda self, x: _g(self, x).sigmoid()
         ),
+        "there is a gate for each expert, and it weighs the tasks. Whose gate is it in MMoE, and what does it weigh?": (
+            _model(gates=lambda D, H, E, T: nn.ModuleList(nn.Linear(D, T, bias=False) for _ in range(E)))
+        ),
+        "only the expert with the largest weight is used. What happens to the others' share?": _with(
+            weights=lambda self, x: (_w(self, x) == _w(self, x).amax(2, keepdim=True)).to(x)
+        ),
         "the gates' logits are divided by sqrt(E). That is a habit from attention: does Eq. 8 divide by anything?": (
             _with(weights=lambda self, x: (_g(self, x) / self.E**0.5).softmax(2))
         ),
@@ -211,6 +217,9 @@ MMOE = Exercise(
         ),
         "the experts stand in a plain Python list, which torch does not look into. Which container registers "
         "layers?": _plain_list("experts"),
+        "each task has E experts of its own. In MMoE, who do the experts belong to?": _model(
+            experts=lambda D, H, E, T: nn.ModuleList(nn.Linear(D, H) for _ in range(T * E))
+        ),
         # mixture
         "the experts are averaged and the gates are not used. Where do the weights enter?": _in_place_of_z(
             lambda self, x: _h(self, x).mean(1)
@@ -222,6 +231,9 @@ MMOE = Exercise(
         "is left to divide by?": _with(mixed=lambda w, h: (w[..., None] * h[:, None]).mean(2)),
         "tasks and experts are swapped when you mix. Which axis of the weights must meet the expert axis?": _with(
             mixed=lambda w, h: w.transpose(1, 2) @ h
+        ),
+        "the weights meet the units and not the experts. Where do the weights need a new axis?": _with(
+            mixed=lambda w, h: (w[:, :, None, :] * h[:, None]).sum(2)
         ),
         "the ReLU comes after the mixing. In Eq. 7, what is f_i: the expert with its ReLU, or without?": _with(
             experts=lambda self, x: torch.stack([expert(x) for expert in self.experts], 1),
@@ -242,6 +254,9 @@ MMOE = Exercise(
         "layers?": _plain_list("towers"),
         "a sigmoid sits at the end. Which of the two do models of this series return: logits or probabilities?": (
             _with(towers=lambda self, z: _y(self, z).sigmoid())
+        ),
+        "a softmax at the end makes the tasks compete. Can a user not like and click at once?": _with(
+            towers=lambda self, z: _y(self, z).softmax(1)
         ),
         "a ReLU sits at the end, so no logit is below zero. What would a logit of -2 tell you?": _with(
             towers=lambda self, z: _y(self, z).relu()

@@ -67,6 +67,13 @@ EXPERT_USE = Exercise(
     mistakes={
         "0 times log 0 became NaN: log 0 is minus infinity. What is the limit of w log w at 0, and which cells need "
         "care?": _other(entropy=lambda w: -(w * w.log()).sum(2).mean(0)),
+        "NaN was replaced after the sum, so a single weight of 0 makes a user's entropy 0. Which numbers should be "
+        "replaced: the terms, or their sum?": _other(
+            entropy=lambda w: -torch.nan_to_num((w * w.log()).sum(2)).mean(0)
+        ),
+        "the logarithm is that of 1 + w (log1p). What is the surprise of a share of 1 then?": _other(
+            entropy=lambda w: -(w * w.log1p()).sum(2).mean(0)
+        ),
         "the entropy is in bits (log2). Which logarithm does the text ask for?": _other(
             entropy=lambda w: _h(w).mean(0) / np.log(2)
         ),
