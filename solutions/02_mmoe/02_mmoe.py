@@ -693,10 +693,11 @@ print("\nOMoE minus MMoE\n", paired(first, "MMoE", "OMoE").to_string())
 # Take your time with these two tables. A row is ten pairs of runs; in each pair both models saw the same rows.
 #
 # * **Shared-Bottom against MMoE.** MMoE wins nearly all pairs, and the lead at p = 1 is not smaller. Did you expect that?
-#   At p = 1 both tasks are the same, so there is no conflict to avoid. Here the lead comes from the form of the model,
-#   a gate *times* an expert, and not from the peace between tasks.
+#   At p = 1 both tasks are the same, so there is no conflict to avoid. The lead must come from something else: from the
+#   form of the model, in which a gate *multiplies* an expert. OMoE has that form, too, and nearly the same lead.
 # * **OMoE against MMoE.** These two differ in one thing only: a gate per task. So this is the fair question about
-#   that gate. At p = 0.5 it helps a little. At p = 1 the difference drowns in its standard error.
+#   that gate. At p = 0.5 it seems to help a little: the difference is about two standard errors. At p = 1 it is
+#   smaller than its standard error.
 # * **gates alike**, the last column above: the more the tasks have in common, the more the two gates agree. Nobody told
 #   them. This is what the paper means by *modelling task relationships*.
 #
@@ -706,13 +707,14 @@ print("\nOMoE minus MMoE\n", paired(first, "MMoE", "OMoE").to_string())
 ax = plots.spread(first[first["p"] == 1.0])
 plots.show(
     ax,
-    "A column of ten dots per model, one dot per run. The dots of Shared-Bottom are spread widely, "
-    "those of OMoE and MMoE lie close together and lower.",
+    "A column of ten dots per model, one dot per run. Most dots of Shared-Bottom lie close together, a few "
+    "far higher. The dots of OMoE and MMoE lie lower, and none of them is far from the others.",
 )
 
 # %% [markdown]
-# Most runs of Shared-Bottom are fine. A few end far too high, with the same data on which MMoE does well. The paper saw this,
-# too (Fig. 5): Shared-Bottom has the larger spread. A mean alone would hide it.
+# Most runs of Shared-Bottom end close together. A few end far higher, with the same data on which MMoE does well.
+# A mean alone would hide it. The paper (Fig. 5) reports the larger spread of Shared-Bottom for every p.
+# We see it at p = 1 only: at p = 0.5 the error bars above tell you that Shared-Bottom spreads *least*.
 #
 # Before you write "MMoE beats Shared-Bottom": the paper does not print its waves. Ours come from `draw=0`.
 # Take another draw, leave all else as it is:
@@ -724,8 +726,9 @@ print("\nShared-Bottom minus MMoE\n", paired(second, "MMoE", "Shared-Bottom").to
 print("\nOMoE minus MMoE\n", paired(second, "MMoE", "OMoE").to_string())
 
 # %% [markdown]
-# The lead over Shared-Bottom is gone, with the same models, budgets, steps and seeds. Other waves, another winner. One thing
-# is left from the first race: MMoE is a little better than OMoE where the tasks differ.
+# The lead over Shared-Bottom is gone, with the same models, budgets, steps and seeds. Why these waves suit
+# Shared-Bottom better, we do not know. One thing is left from the first race: MMoE is better than OMoE at p = 0.5,
+# where the tasks differ.
 #
 # So what can you say? "With these waves, these sizes and 400 steps, MMoE had the lower loss in so many of ten runs." That is
 # a sentence that somebody else can check. (All three models have the learning rate 0.01. Of the four that we
@@ -768,8 +771,8 @@ if census is not None:
     )
 
 # %% [markdown]
-# Look at the gates. The two tasks do not share a single expert: income has its own, never married has others, and some
-# experts stand idle. MMoE has built two separate models. The AUCs are almost those of Shared-Bottom.
+# Look at the gates. The two tasks do not share a single expert: income has its own, never married has others, and at
+# least one expert stands idle. MMoE has built two separate models. The AUCs are almost those of Shared-Bottom.
 # One run cannot rank the two; docs/results.md has the tables with several seeds.
 #
 # Is it good or bad that the tasks part? Nothing in MMoE forces a task to share, and nothing keeps an expert for
