@@ -731,8 +731,8 @@ print("\nOMoE minus MMoE\n", paired(second, "MMoE", "OMoE").to_string())
 # where the tasks differ.
 #
 # So what can you say? "With these waves, these sizes and 400 steps, MMoE had the lower loss in so many of ten runs." That is
-# a sentence that somebody else can check. (All three models have the learning rate 0.01. Of the four that we
-# tried, 0.001 to 0.01, it was the best for each. Change it in `race` and see.)
+# a sentence that somebody else can check. (All three models have the learning rate 0.01. Another one may suit another
+# model: change it in `race` and see.)
 #
 # ## 11 · Real people
 #
