@@ -2,7 +2,8 @@
 
 from mtlkit.data.census import census_income
 from mtlkit.data.fetch import DataError
+from mtlkit.data.kuairand import kuairand
 from mtlkit.data.relatedness import relatedness
 from mtlkit.data.table import SPLITS, Table
 
-__all__ = ["SPLITS", "DataError", "Table", "census_income", "relatedness"]
+__all__ = ["SPLITS", "DataError", "Table", "census_income", "kuairand", "relatedness"]

@@ -6,6 +6,7 @@ Nothing here knows a data set. Every failure is one sentence in a ``DataError``.
 from __future__ import annotations
 
 import bz2
+import fnmatch
 import gzip
 import hashlib
 import io
@@ -18,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pooch
@@ -51,6 +53,13 @@ def find(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def find_all(folder: Path, pattern: str) -> dict[str, Path]:
+    """The files of ``folder`` that fit a shell pattern, each as ``find`` finds it, by their plain names."""
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    plain = (name.removesuffix(suffix) for name in there for suffix in _SUFFIXES)
+    return {name: find(folder, name) for name in plain if fnmatch.fnmatchcase(name, pattern)}
+
+
 def read(path: Path) -> bytes:
     """The decompressed bytes of a plain, .gz or .bz2 file."""
     unpack = _SUFFIXES.get(path.suffix)
@@ -77,33 +86,37 @@ def _line(error: BaseException) -> str:
 def members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
     """The named members' bytes of a .zip or a (compressed) tar, which may hold one another.
 
-    Members are found by their last path part: archives get repacked under other folders.
+    Members are found by their last path part: archives get repacked under other folders. A name may be a
+    shell pattern ("log_*.csv"), which must meet one member at least.
     """
-    wanted = set(names)
+    wanted = tuple(names)
     found: dict[str, bytes] = {}
     try:
-        _collect(archive.read_bytes(), wanted, found)
+        with open(archive, "rb") as file:
+            _collect(file, wanted, found)
     except _UNREADABLE as error:
         raise DataError(f"{archive.name} is truncated or damaged ({_line(error)}).") from error
-    if missing := sorted(wanted - set(found)):
+    if missing := sorted(name for name in wanted if not fnmatch.filter(found, name)):
         raise DataError(f"{archive.name} holds no {' and no '.join(missing)}.")
     return found
 
 
-def _collect(data: bytes, wanted: set[str], found: dict[str, bytes]) -> None:
+def _collect(file: BinaryIO, wanted: tuple[str, ...], found: dict[str, bytes]) -> None:
     def visit(path: str, content: Callable[[], bytes]) -> None:
         name = path.rsplit("/", 1)[-1]
-        if name in wanted:
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted):
             found[name] = content()
         elif name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2")):
-            _collect(content(), wanted, found)
+            _collect(io.BytesIO(content()), wanted, found)
 
-    if data[:2] == b"PK":
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    packed = file.read(2) == b"PK"
+    file.seek(0)
+    if packed:
+        with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 visit(info.filename, lambda info=info: archive.read(info))
     else:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
+        with tarfile.open(fileobj=file, mode="r:*") as archive:
             for entry in archive:
                 if entry.isfile():
                     visit(entry.name, lambda entry=entry: archive.extractfile(entry).read())

@@ -30,6 +30,8 @@ class Table:
     fields, dense_names: F and D column names.
     kinds: task name -> "binary" or "regression" (decides loss and metrics).
     users: (N,) int64 user ids for per-user metrics, or None where rows have no user.
+    categories: task name -> its category of behaviour, say "watch" or "interaction"; only for the tasks
+        that have one.
     notes: facts about the draw or the source, by name (say ``label_correlation``).
 
     Raises ``ValueError`` with one sentence when the parts do not fit together.
@@ -44,6 +46,7 @@ class Table:
     dense_names: tuple[str, ...] = ()
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     users: np.ndarray | None = None
+    categories: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +76,11 @@ class Table:
             kind = self.kinds.get(task)
             if kind not in ("binary", "regression"):
                 raise ValueError(f"Table: kinds[{task!r}] must be 'binary' or 'regression', got {kind!r}.")
+        for task in self.categories:
+            if task not in self.labels:
+                raise ValueError(
+                    f"Table: categories names {task!r}, but the tasks are {', '.join(self.labels)}."
+                )
 
     def __len__(self) -> int:
         return len(self.split)
@@ -113,6 +121,7 @@ class Table:
             self,
             labels={task: self.labels[task] for task in tasks},
             kinds={task: self.kinds[task] for task in tasks},
+            categories={task: self.categories[task] for task in tasks if task in self.categories},
         )
 
     def label_matrix(self) -> np.ndarray:
