@@ -39,11 +39,10 @@ _KINDS = ("log_standard", "user_features", "video_features_basic")
 # HoME calls effective view; so it is watching, and not the click that HoME counts as interaction.
 CATEGORIES = {task: "watch" if task in ("is_click", "long_view") else "interaction" for task in OUTCOMES}
 
-_HOUR_MS = 3_600_000
-_UTC_PLUS = 8  # the app's users live by China's time
 # A click asks for 7 s, a long view for 18 s (or all of a shorter video): both are edges of the buckets.
 _LABEL_EDGES_MS = (7_000, 18_000)
 _BUCKETS = 24
+_BLOCK = 4096
 # history: rows of the past that the mean of all rows weighs as much as
 _PRIOR_ROWS = {"user": 5.0, "user_tab": 5.0, "video": 20.0, "author": 20.0}
 
@@ -78,7 +77,7 @@ def kuairand(
         Without it: the folder that MTLKIT_DATA names, where it holds the files, else the official archive
         (downloaded once, md5-verified).
     cache: folder for the download and the parsed columns; else MTLKIT_CACHE, else the user's cache folder.
-        An entry is keyed by the bytes of its sources.
+        An entry is keyed by place, size and times of its sources; each kind of history has its own.
 
     Returns
     -------
@@ -116,12 +115,28 @@ def kuairand(
     files = _local_files(path, variant)
     if files is None:
         key, source = sha256(repr((_LAYOUT, _MD5[variant])).encode()), _URL.format(variant)
-        columns = cached(folder / f"kuairand-{key[:32]}.npz", lambda: parse(*_official(variant, folder)))
+        entry = folder / f"kuairand-{key[:32]}.npz"
+        columns = cached(entry, lambda: parse(*_official(variant, folder)))
     else:
-        found = [(name, file.suffix, sha256(file)) for kind in files for name, file in kind.items()]
+        found = [_stamp(file) for kind in files for file in kind.values()]
         key, source = sha256(repr((_LAYOUT, found)).encode()), str(next(iter(files[0].values())).parent)
-        columns = cached(folder / f"kuairand-{key[:32]}.npz", lambda: parse(*map(_texts, files)))
-    return _table(columns, tasks, starts, history, int(min_count), source)
+        entry = folder / f"kuairand-{key[:32]}.npz"
+        columns = cached(entry, lambda: parse(*map(_texts, files)))
+    days = columns["days"]
+    split = (np.searchsorted(starts, days, side="right") - 1)[columns["day"]]  # -1: before train
+    for index, name in enumerate(SPLITS):
+        if not (split == index).any():
+            begin = ", ".join(str(start or days[0]) for start in starts)
+            raise DataError(
+                f"kuairand: the {name} split is empty; the log in {source} runs from {days[0]} to "
+                f"{days[-1]}, and the splits start on {begin}: give other dates= or more log files."
+            )
+    before = {}
+    if history:
+        made_for = sha256(repr((tasks, starts, history == "row", _PRIOR_ROWS)).encode())
+        entry = entry.with_name(f"{entry.stem}-history-{made_for[:16]}.npz")
+        before = cached(entry, lambda: _history(columns, tasks, split, streamed=history == "row"))
+    return _table(columns, tasks, split, before, int(min_count), source)
 
 
 def _tasks(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -181,6 +196,12 @@ def _pattern(kind: int, variant: str) -> str:
     return f"{_KINDS[kind]}_*{variant.lower()}*.csv"
 
 
+def _stamp(file: Path) -> tuple[str, int, int, int]:
+    """What tells a file from a changed one without reading it: no program can set the time of the change."""
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def _texts(files: dict[str, Path]) -> dict[str, bytes]:
     return {name: read(file) for name, file in files.items()}
 
@@ -202,55 +223,44 @@ def _official(variant: str, folder: Path) -> list[dict[str, bytes]]:
 def _table(
     columns: dict[str, np.ndarray],
     tasks: tuple[str, ...],
-    starts: tuple[int, int, int],
-    history: bool | str,
+    split: np.ndarray,
+    history: dict[str, np.ndarray],
     min_count: int,
     source: str,
 ) -> Table:
     """Encode the parsed columns. Everything that is fitted sees the train split only."""
-    day = columns["date"]
-    split = np.searchsorted(starts, day, side="right") - 1  # -1: before train, in the history only
-    for index, name in enumerate(SPLITS):
-        if not (split == index).any():
-            raise DataError(
-                f"kuairand: the {name} split is empty; the log in {source} runs from {day.min()} to "
-                f"{day.max()}, and the splits start on {', '.join(str(s or day.min()) for s in starts)}: "
-                "give other dates= or more log files."
-            )
     train = split == 0
-    user, video = columns["user"], columns["video"]
 
-    weight = np.bincount(user[train], minlength=len(columns["users"]))  # training rows of each user
-    codes = np.column_stack([np.arange(len(weight)), columns["user categories"]])
-    user_ids, user_sizes = _encode(codes, weight, min_count)
-    weight = np.bincount(video[train], minlength=len(columns["videos"]))
-    codes = np.column_stack([np.arange(len(weight)), columns["video categories"]])
-    video_ids, video_sizes = _encode(codes, weight, min_count)
-    codes = np.column_stack(
-        [columns["tab"], _hour(columns["time_ms"]), _bucket(columns["duration_ms"], train)]
-    )
-    row_ids, row_sizes = _encode(codes, train, min_count)
-
-    dense = {
-        **dict(zip(USER_NUMBERS, _log1p(columns["user numbers"])[user].T, strict=True)),
-        **dict(zip(VIDEO_NUMBERS, _log1p(columns["video numbers"])[video].T, strict=True)),
-        "duration_ms": _log1p(np.where(columns["duration_ms"] < 0, np.nan, columns["duration_ms"])),
+    # Everything is encoded once per user, video, duration, ...; the rows then pick their lines.
+    numbers = {
+        "user": columns["user numbers"],
+        "video": columns["video numbers"],
+        "duration": np.where(columns["durations"] < 0, np.nan, columns["durations"])[:, None],
     }
-    if history:
-        dense |= _history(columns, tasks, split, streamed=history == "row")
+    codes = {
+        name: np.arange(int(columns[name].max()) + 1)[:, None] for name in ("user", "video", "tab", "hour")
+    }
+    for name in ("user", "video"):
+        codes[name] = np.hstack([codes[name], columns[f"{name} categories"]])
+    weight = {name: np.bincount(columns[name][train], minlength=len(lines)) for name, lines in codes.items()}
+    weight["duration"] = np.bincount(columns["duration"][train], minlength=len(columns["durations"]))
+    codes["duration"] = _bucket(columns["durations"], weight["duration"])[:, None]
+    encoded = {name: _encode(lines, weight[name], min_count) for name, lines in codes.items()}
+    scaled = {name: _scaled(np.log1p(np.maximum(x, 0)), weight[name]) for name, x in numbers.items()}
+    scaled |= {name: x[:, None] for name, x in history.items()}
     kept = slice(None) if (split >= 0).all() else split >= 0
     return Table(
-        ids=np.concatenate([user_ids[user], video_ids[video], row_ids], axis=1)[kept],
-        dense=_scaled(dense, train)[kept],
-        labels={task: columns["outcomes"][kept, OUTCOMES.index(task)].astype(np.float32) for task in tasks},
+        ids=_picked({name: ids for name, (ids, _) in encoded.items()}, columns)[kept],
+        dense=_picked(scaled, columns)[kept],
+        labels={task: columns[task][kept].astype(np.float32) for task in tasks},
         split=split.astype(np.int8)[kept],
-        cardinalities=(*user_sizes, *video_sizes, *row_sizes),
+        cardinalities=tuple(size for _, sizes in encoded.values() for size in sizes),
         fields=("user_id", *USER_CATEGORIES, "video_id", *VIDEO_CATEGORIES, "tab", "hour", "duration_bucket"),
-        dense_names=tuple(dense),
+        dense_names=(*USER_NUMBERS, *VIDEO_NUMBERS, "duration_ms", *history),
         kinds=dict.fromkeys(tasks, "binary"),
-        users=columns["users"][user][kept],
+        users=columns["users"][columns["user"]][kept],
         categories={task: CATEGORIES[task] for task in tasks},
-        notes={"source": source, "days": (int(day.min()), int(day.max()))},
+        notes={"source": source, "days": (int(columns["days"][0]), int(columns["days"][-1]))},
     )
 
 
@@ -268,23 +278,60 @@ def _encode(codes: np.ndarray, weight: np.ndarray, least: int) -> tuple[np.ndarr
     return ids, sizes
 
 
-def _hour(time_ms: np.ndarray) -> np.ndarray:
-    return (time_ms // _HOUR_MS + _UTC_PLUS) % 24
-
-
-def _bucket(duration_ms: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Codes by the quantiles of the training rows' durations; -1 = unknown, 0 = a duration of 0."""
-    known = duration_ms[train & (duration_ms > 0)]
-    edges = np.quantile(known, np.linspace(0, 1, _BUCKETS + 1)[1:-1]) if len(known) else []
+def _bucket(durations: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Codes (M,) by the quantiles of the training rows' durations; -1 = unknown, 0 = a duration of 0."""
+    known = durations > 0
+    until = np.cumsum(weight[known])  # training rows up to each duration
+    inner = np.linspace(0, 1, _BUCKETS + 1)[1:-1]
+    edges = durations[known][np.searchsorted(until, inner * until[-1])] if known.any() else []
     edges = np.unique([1, *_LABEL_EDGES_MS, *edges])
-    return np.where(duration_ms < 0, -1, np.searchsorted(edges, duration_ms, side="right"))
+    return np.where(durations < 0, -1, np.searchsorted(edges, durations, side="right"))
+
+
+def _scaled(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x (M, K) as float32: zero mean and unit variance over the training rows where known; 0 where missing.
+
+    ``weight`` (M,) tells how many training rows each line stands for.
+    """
+    out = np.empty(x.shape, dtype=np.float32)
+    for k, column in enumerate(x.T):
+        known = ~np.isnan(column)
+        rows = weight * known
+        total = max(rows.sum(), 1)
+        mean = rows @ np.where(known, column, 0.0) / total
+        centred = np.where(known, column - mean, 0.0)
+        sd = np.sqrt(rows @ centred**2 / total)
+        # a constant column has the rounding of its mean as spread
+        out[:, k] = centred / (sd if sd > 1e-9 else 1.0)
+    return out
+
+
+def _picked(parts: dict[str, np.ndarray], columns: dict[str, np.ndarray]) -> np.ndarray:
+    """(N, K) from parts: (M, k) lines for the values of the column of that name, or (N, k) without one."""
+    (name, first), *others = parts.items()
+    width = first.shape[1]
+    # the lines of the first and widest part leave room for the others, so that it is copied once only
+    wide = np.zeros((len(first), sum(part.shape[1] for part in parts.values())), dtype=first.dtype)
+    wide[:, :width] = first
+    out = np.empty((len(columns[name]), wide.shape[1]), dtype=first.dtype)
+    # blocks stay in the processor's cache until all parts are in: one pass over memory, not five
+    for begin in range(0, len(out), _BLOCK):
+        rows = slice(begin, begin + _BLOCK)
+        block, end = out[rows], width
+        np.take(wide, columns[name][rows], axis=0, out=block, mode="clip")  # "raise" would buffer
+        for other, part in others:
+            index = columns[other][rows] if other in columns else rows
+            for column in part.T if part.shape[1] == 1 else (part,):
+                block[:, end : end + part.shape[1]] = column[index].reshape(len(block), -1)
+            end += part.shape[1]
+    return out
 
 
 def _history(
     columns: dict[str, np.ndarray], tasks: tuple[str, ...], split: np.ndarray, streamed: bool
 ) -> dict[str, np.ndarray]:
     """Name -> (N,): of each entity log1p of past rows, per task log of the smoothed share over the mean."""
-    outcomes = columns["outcomes"][:, [OUTCOMES.index(task) for task in tasks]]  # (N, T)
+    outcomes = np.stack([columns[task] for task in tasks], axis=1)  # (N, T)
     mean = np.maximum(outcomes[split == 0].mean(axis=0), 1e-6)  # a task may lack a positive in training
     time, asked = columns["time_ms"], None
     if not streamed:
@@ -305,23 +352,8 @@ def _history(
     for name, entity in entities.items():
         count, sums = past(entity, time, outcomes, asked)
         prior = _PRIOR_ROWS[name]
-        share = (sums / prior + mean) / (count[:, None] / prior + 1)  # (N, T)
-        found[f"past_{name}"] = np.log1p(count)
-        found |= {f"past_{name}_{task}": x for task, x in zip(tasks, np.log(share / mean).T, strict=True)}
-    return found
-
-
-def _log1p(x: np.ndarray) -> np.ndarray:
-    return np.log1p(np.maximum(x, 0))
-
-
-def _scaled(dense: dict[str, np.ndarray], train: np.ndarray) -> np.ndarray:
-    """(N, D) float32: zero mean and unit variance over the training rows where known; 0 where missing."""
-    out = np.empty((len(train), len(dense)), dtype=np.float32)
-    for d, x in enumerate(dense.values()):
-        seen = x[train]
-        seen = seen[~np.isnan(seen)]
-        mean, sd = (seen.mean(), seen.std()) if len(seen) else (0.0, 0.0)
-        # a constant column has the rounding of its mean as spread
-        out[:, d] = np.nan_to_num((x - mean) / (sd if sd > 1e-9 else 1.0))
-    return out
+        found[f"past_{name}"] = np.log1p(count, dtype=np.float32)
+        for task, positives, average in zip(tasks, sums.T, mean, strict=True):
+            share = (positives + prior * average) / (count + prior)
+            found[f"past_{name}_{task}"] = np.log(share / average, dtype=np.float32)
+    return {name: _scaled(x[:, None], split == 0)[:, 0] for name, x in found.items()}

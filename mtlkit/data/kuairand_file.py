@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,8 @@ VIDEO_CATEGORIES = (
 )
 VIDEO_NUMBERS = ("server_width", "server_height")
 
+_HOUR_MS = 3_600_000
+_UTC_PLUS = 8  # the app's users live by China's time
 _LARGEST = 2**53
 # the whole numbers that a cell may hold
 _LIMITS = {
@@ -58,44 +60,42 @@ def parse(
 ) -> dict[str, np.ndarray]:
     """Parse the log files (their rows follow on), the user file and the video file, each {name: text}.
 
-    Letters: N log rows, U different users and V different videos in the log, in the order of their ids.
+    Letters: N log rows, M different values.
 
-    Returns a flat dict, fit for an .npz file: ``users`` (U,) and ``videos`` (V,) are the ids; ``user`` and
-    ``video`` (N,) their places; ``date`` (N,) as YYYYMMDD; ``time_ms``, ``tab`` (N,); ``duration_ms`` (N,),
-    -1 = unknown; ``outcomes`` (N, 8) uint8, columns as in ``OUTCOMES``; ``user categories`` (U, 26),
-    ``video categories`` (V, 8) codes, -1 = missing, columns as in the tuples above;
-    ``user numbers`` (U, 4) and ``video numbers`` (V, 2), NaN = missing.
+    Returns a flat dict, fit for an .npz file. ``user``, ``video``, ``day`` and ``duration`` (N,) are
+    places in the sorted ids ``users`` and ``videos``, dates ``days`` (YYYYMMDD) and milliseconds
+    ``durations`` (-1 = unknown), each (M,). ``time_ms``, ``hour`` (UTC+8), ``tab`` and each of ``OUTCOMES``
+    (0 or 1) are (N,). ``user categories`` and ``video categories`` are codes (M, columns of the tuples
+    above), -1 = missing; ``user numbers`` and ``video numbers`` have NaN = missing.
 
     Raises ``DataError`` that names the file, and line and column of the first fault.
     """
     frames = {name: _log(name, text) for name, text in logs.items()}
     _refuse_overlaps(frames)
     log = {c: np.concatenate([frame[c].to_numpy() for frame in frames.values()]) for c in LOG}
-    user_ids, user = np.unique(log["user_id"], return_inverse=True)
-    video_ids, video = np.unique(log["video_id"], return_inverse=True)
-    user_file = _features(users, "user_id", USER_CATEGORIES, USER_NUMBERS, user_ids)
-    video_file = _features(videos, "video_id", VIDEO_CATEGORIES[:-1], VIDEO_NUMBERS, video_ids)
-    video_file["first_tag"] = video_file["tag"].str.partition(",")[0].str.strip()
-    duration = np.where(log["duration_ms"] >= 0, log["duration_ms"], -1)
-    return {
-        "users": user_ids,
-        "videos": video_ids,
-        "user": user.astype(np.int32),
-        "video": video.astype(np.int32),
-        "date": log["date"].astype(np.int32),
-        "time_ms": log["time_ms"],
-        "tab": log["tab"].astype(np.int16),
-        "duration_ms": duration.astype(np.int64),
-        "outcomes": np.stack([log[c].astype(np.uint8) for c in OUTCOMES], axis=1),
-        "user categories": _codes(user_file, USER_CATEGORIES),
-        "video categories": _codes(video_file, VIDEO_CATEGORIES),
-        "user numbers": user_file[list(USER_NUMBERS)].to_numpy(np.float64),
-        "video numbers": video_file[list(VIDEO_NUMBERS)].to_numpy(np.float64),
-    }
-
-
-def _codes(frame: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
-    return np.stack([pd.factorize(frame[c], sort=True)[0].astype(np.int32) for c in columns], axis=1)
+    log["duration_ms"] = np.where(log["duration_ms"] >= 0, log["duration_ms"], -1).astype(np.int64)
+    found = {}
+    for name, column in (
+        ("user", "user_id"),
+        ("video", "video_id"),
+        ("day", "date"),
+        ("duration", "duration_ms"),
+    ):
+        found[f"{name}s"], place = np.unique(log[column], return_inverse=True)
+        found[name] = place.astype(np.int32)
+    for name, text, key, categories, numbers in (
+        ("user", users, "user_id", USER_CATEGORIES, USER_NUMBERS),
+        ("video", videos, "video_id", VIDEO_CATEGORIES, VIDEO_NUMBERS),
+    ):
+        frame = _features(text, key, [c for c in categories if c != "first_tag"], numbers, found[f"{name}s"])
+        if "tag" in frame:
+            frame["first_tag"] = frame["tag"].str.partition(",")[0].str.strip()
+        codes = [pd.factorize(frame[c], sort=True)[0].astype(np.int32) for c in categories]
+        found[f"{name} categories"] = np.stack(codes, axis=1)
+        found[f"{name} numbers"] = frame[list(numbers)].to_numpy(np.float64)
+    hour = (log["time_ms"] // _HOUR_MS + _UTC_PLUS) % 24
+    found |= {"time_ms": log["time_ms"], "hour": hour.astype(np.uint8), "tab": log["tab"].astype(np.int16)}
+    return found | {task: log[task].astype(np.uint8) for task in OUTCOMES}
 
 
 def _log(name: str, text: bytes) -> pd.DataFrame:
@@ -135,8 +135,8 @@ def _refuse_overlaps(frames: Mapping[str, pd.DataFrame]) -> None:
 def _features(
     texts: Mapping[str, bytes],
     key: str,
-    categories: tuple[str, ...],
-    numbers: tuple[str, ...],
+    categories: Sequence[str],
+    numbers: Sequence[str],
     ids: np.ndarray,
 ) -> pd.DataFrame:
     """The rows of the file for ``ids``, in their order; an id that the file lacks has empty cells."""
