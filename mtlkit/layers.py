@@ -23,6 +23,21 @@ Activation = Callable[[Tensor], Tensor]
 CACHE = 2**20
 
 
+def fits_cache(x: Tensor, outputs: int) -> bool:
+    """Whether to compute the whole batch x at once, with ``outputs`` numbers for each of its rows."""
+    return (
+        not x.is_cpu
+        or torch.compiler.is_compiling()  # a graph takes any batch and orders its work itself
+        or x.shape[0] * outputs <= CACHE
+    )
+
+
+def in_blocks(f: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+    """f(x), computed for ``rows`` rows of the batch at a time."""
+    blocks = x.split(rows)
+    return f(x) if len(blocks) == 1 else torch.cat([f(block) for block in blocks])
+
+
 class StackedLinear(nn.Module):
     """``n`` independent linear layers computed in one product.
 
@@ -65,43 +80,50 @@ class Experts(nn.Module):
     """``experts`` identical MLPs with their own weights, activation after every layer.
 
     Shapes: (B, D) -> (B, E, H), one input for all experts; (B, E, D) -> (B, E, H), an input per expert.
+    Several experts can read one input: ``experts=[2, 0, 3]`` are five experts, and of an input (B, 3, D)
+    the first two read row 0, the other three row 2. The weights are laid out the same way in every case.
     ``widths`` are the hidden layers; the last one is H. ReLU after each layer as in the MMoE paper
     (Ma et al., KDD 2018, section 4.1: "experts are identical multilayer perceptrons with ReLU").
     """
 
     def __init__(
-        self, in_width: int, experts: int, widths: Sequence[int], activation: Activation = F.relu
+        self,
+        in_width: int,
+        experts: int | Sequence[int],
+        widths: Sequence[int],
+        activation: Activation = F.relu,
     ) -> None:
         super().__init__()
         if not widths:
             raise ValueError("Experts need at least one layer: widths=[64] gives one of width 64.")
-        if experts < 1:
+        readers = [1] * experts if isinstance(experts, int) else list(experts)
+        if sum(readers) < 1 or min(readers) < 0:
             raise ValueError(f"Experts: experts={experts}; there must be at least one.")
+        experts = sum(readers)
         sizes = [in_width, *widths]
         self.layers = nn.ModuleList(
             StackedLinear(experts, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
         )
         self.activation = activation
-        self.in_width, self.experts = in_width, experts
+        self.in_width, self.experts, self.readers = in_width, experts, readers
         self.widest = max(widths)
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_input("Experts", x, self.in_width, self.experts)
-        if (
-            not x.is_cpu
-            or torch.compiler.is_compiling()  # a graph takes any batch and orders its work itself
-            or x.shape[0] * self.experts * self.widest <= CACHE
-        ):
+        _check_input("Experts", x, self.in_width, len(self.readers))
+        if fits_cache(x, self.experts * self.widest):
             return self._together(x)
         # Narrow inputs: the activations are the traffic, and those of one expert fit the inner cache. Wide
         # inputs: the gradient of x is, and one product for all experts writes it once.
         narrow = self.in_width <= self.widest
         run, rows = (self._one_by_one, 2048) if narrow else (self._together, 1024)
-        return torch.cat([run(some) for some in x.split(rows)])  # (B, E, H)
+        return in_blocks(run, x, rows)  # (B, E, H)
+
+    def _own(self, x: Tensor) -> list[Tensor]:
+        return [row for row, n in zip(x.unbind(1), self.readers, strict=True) for _ in range(n)]
 
     def _together(self, x: Tensor) -> Tensor:
         if x.dim() == 3:
-            x = x.transpose(0, 1)  # (E, B, D)
+            x = x.transpose(0, 1) if set(self.readers) == {1} else torch.stack(self._own(x))  # (E, B, D)
         for layer in self.layers:
             x = self.activation(layer(x))  # (E, B, H)
         return x.transpose(0, 1)  # (B, E, H)
@@ -109,7 +131,7 @@ class Experts(nn.Module):
     def _one_by_one(self, x: Tensor) -> Tensor:
         # ReLU in place: half the memory an expert writes, and autograd needs its output only
         activation = torch.relu_ if self.activation is F.relu else self.activation
-        own = x.unbind(1) if x.dim() == 3 else [x] * self.experts  # E times (B, D)
+        own = self._own(x) if x.dim() == 3 else [x] * self.experts  # E times (B, D)
         layers = [zip(m.weight.unbind(0), m.bias.unbind(0), strict=True) for m in self.layers]
         outs = []
         for h, *layers_of_one in zip(own, *layers, strict=True):
@@ -159,20 +181,22 @@ class Gates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_input("Gates", x, self.in_width, self.gates)
-        weight = self.weight
-        if not self.chooses_all:
-            full = weight.new_zeros(self.gates * self.experts, weight.shape[1])
-            weight = full.index_copy(0, self.pairs, weight)  # (G*E, D)
         if x.dim() == 2:
-            logits = (weight @ x.T).view(self.gates, self.experts, -1)  # (G, E, B)
+            logits = self._all_pairs(self.weight @ x.T)  # (G, E, B)
         else:
-            by_gate = weight.view(self.gates, self.experts, -1)  # (G, E, D)
-            logits = torch.bmm(by_gate, x.permute(1, 2, 0))  # (G, E, B)
+            logits = torch.bmm(self._all_pairs(self.weight), x.permute(1, 2, 0))  # (G, E, B)
         if not self.sees_all:
             logits = logits.masked_fill(self.hidden.unsqueeze(-1), -torch.inf)
         # B stands last so that the softmax runs over whole vectors of rows: over a last dimension of a few
         # experts it is ten times slower; and `mix` would be, on a view that is not contiguous
         return logits.softmax(dim=1).permute(2, 0, 1).contiguous()  # (B, G, E)
+
+    def _all_pairs(self, rows: Tensor) -> Tensor:
+        """A row per parameter, 0 for the other pairs of gate and expert.   (pairs, n) -> (G, E, n)"""
+        if not self.chooses_all:
+            full = rows.new_zeros(self.gates * self.experts, rows.shape[1])
+            rows = full.index_copy(0, self.pairs, rows)  # (G*E, n)
+        return rows.view(self.gates, self.experts, -1)
 
 
 def mix(weights: Tensor, experts: Tensor) -> Tensor:

@@ -112,6 +112,27 @@ def test_a_large_batch_is_cut_without_a_trace(width, own_input, activation, monk
     torch.testing.assert_close(one[0], whole[0], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("rows", [1, 9, 2100])
+@pytest.mark.parametrize("readers", [[2, 0, 1], [2, 2, 2], [3], [1, 1]])
+@pytest.mark.parametrize("cache", [0, 2**20], ids=["cut", "whole"])
+def test_several_experts_can_read_one_input(readers, rows, cache, monkeypatch):
+    monkeypatch.setattr(layers, "CACHE", cache)
+    torch.manual_seed(0)
+    grouped, single = Experts(6, readers, [8, 4]).double(), Experts(6, sum(readers), [8, 4]).double()
+    single.load_state_dict(grouped.state_dict())  # one layout of the weights
+    x = torch.randn(rows, len(readers), 6, dtype=torch.float64)
+
+    def apart(x):
+        return single(torch.cat([x[:, m : m + 1].expand(-1, n, -1) for m, n in enumerate(readers)], dim=1))
+
+    (out, (dx,)), (expected, (expected_dx,)) = backward(grouped, x), backward(apart, x)
+    close(out, expected, torch.float64, "output")
+    close(dx, expected_dx, torch.float64, "gradient of x")
+    for (name, a), b in zip(grouped.named_parameters(), single.parameters(), strict=True):
+        close(a.grad, b.grad, torch.float64, f"gradient of {name}")
+    torch.testing.assert_close(grouped(x[:, 0]), single(x[:, 0]))
+
+
 def test_experts_take_another_activation():
     experts = Experts(5, 2, [4], activation=F.silu)
     x = torch.randn(3, 5)
@@ -303,6 +324,7 @@ MODULES = {
     "stacked": (lambda: StackedLinear(3, 4, 5), (4, 3), (2,)),
     "experts": (lambda: Experts(4, 3, [5, 6]), (4,), (1,)),
     "experts, own": (lambda: Experts(4, 3, [5, 6]), (3, 4), (1,)),
+    "experts, two readers": (lambda: Experts(4, [2, 0, 1], [5, 6]), (3, 4), (1,)),
     "gates": (lambda: Gates(4, 2, 3, [[1, 0, 1], [1, 1, 1]]), (4,), (1,)),
     "gates, own": (lambda: Gates(4, 2, 3), (2, 4), (1,)),
     "towers": (lambda: Towers(4, 3, [5]), (3, 4), (1,)),
@@ -362,6 +384,8 @@ def test_export_with_a_dynamic_batch(layer_and_input):
     [
         (lambda: Experts(4, 2, []), "at least one layer"),
         (lambda: Experts(4, 0, [3]), "at least one"),
+        (lambda: Experts(4, [0, 0], [3]), "at least one"),
+        (lambda: Experts(4, [2, 1], [3])(torch.zeros(5, 3, 4)), r"\(5, 3, 4\).*\(B, 4\) or \(B, 2, 4\)"),
         (lambda: Gates(4, 2, 3, [[1, 1, 1]]), r"\(1, 3\), expected \(gates, experts\) = \(2, 3\)"),
         (lambda: Gates(4, 2, 3, [[1, 1, 1], [0, 0, 0]]), "gate 1 sees no expert"),
         (lambda: Experts(4, 2, [3])(torch.zeros(5, 6)), r"\(5, 6\).*\(B, 4\) or \(B, 2, 4\)"),

@@ -1,16 +1,19 @@
 """Models against the papers' equations written as plain loops, on the same random weights."""
 
 import copy
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from model_cases import CASES, TWO, D, E, T, Weights
 from torch import nn
 
 from mtlkit.data import relatedness
 from mtlkit.data.table import Table
 from mtlkit.models import (
+    CGC,
+    PLE,
+    AdaTT,
     CrossStitch,
     L2Constrained,
     MLMMoE,
@@ -28,128 +31,6 @@ from mtlkit.models import (
 from mtlkit.models.snr import Connections
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
-
-
-# --- oracles: one row of the table per model, loops over experts, gates and tasks -------------------
-
-
-@dataclass
-class Weights:
-    """Copies of a model's parameters, read one expert at a time."""
-
-    by_name: dict[str, torch.Tensor]
-
-    def linear(self, name, index, x):
-        """The layer at ``index`` of a stack of linear layers."""
-        y = x @ self.by_name[f"{name}.weight"][index].T
-        bias = self.by_name.get(f"{name}.bias")
-        return y if bias is None else y + bias[index]
-
-    def mlp(self, name, index, x, depth):
-        """The expert at ``index``, ReLU after each of its layers."""
-        for layer in range(depth):
-            x = self.linear(f"{name}.layers.{layer}", index, x).clamp(min=0)
-        return x
-
-    def gate(self, name, index, x, experts):
-        """Softmax over all experts of one gate, linear in x."""
-        rows = self.by_name[f"{name}.weight"].reshape(-1, experts, x.shape[1])[index]
-        scores = torch.stack([x @ row for row in rows], dim=1).exp()
-        return scores / scores.sum(dim=1, keepdim=True)
-
-    def tower(self, index, z):
-        return self.linear("towers.out", index, self.mlp("towers.hidden", index, z, 1))[:, 0]
-
-
-def weighted(weights, outs):
-    """sum_i w_i f_i with weights (B, E) or (E,)"""
-    total = 0
-    for i, out in enumerate(outs):
-        total = total + weights[..., i, None] * out
-    return total
-
-
-def shared_bottom(w, x):
-    f = w.mlp("bottom", 0, x, 2)
-    return [w.tower(t, f) for t in range(T)]
-
-
-def single_task(w, x, tasks=3):
-    return [w.tower(t, w.mlp("bottoms", t, x, 2)) for t in range(tasks)]
-
-
-def omoe(w, x):
-    outs = [w.mlp("experts", e, x, 2) for e in range(E)]
-    f = weighted(w.gate("gates", 0, x, E), outs)
-    return [w.tower(t, f) for t in range(T)]
-
-
-def mmoe(w, x):
-    outs = [w.mlp("experts", e, x, 2) for e in range(E)]
-    return [w.tower(t, weighted(w.gate("gates", t, x, E), outs)) for t in range(T)]
-
-
-def mmoe_with_hidden_gates(w, x):
-    outs = [w.mlp("experts", e, x, 2) for e in range(E)]
-    gates = [w.gate("gates", t, w.mlp("gate_hidden", t, x, 1), E) for t in range(T)]
-    return [w.tower(t, weighted(gates[t], outs)) for t in range(T)]
-
-
-def ml_mmoe(w, x):
-    inputs = [x] * E
-    for level, readers in ((0, E), (1, E), (2, T)):
-        outs = [w.mlp(f"levels.{level}", e, inputs[e], 1 + (level == 1)) for e in range(E)]
-        inputs = [weighted(w.gate(f"gates.{level}", r, x, E), outs) for r in range(readers)]
-    return [w.tower(t, z) for t, z in enumerate(inputs)]
-
-
-def cross_stitch(w, x):
-    own = [x] * T
-    for level in range(2):
-        own = [w.mlp(f"bottoms.{level}", t, own[t], 1) for t in range(T)]
-        own = [weighted(w.by_name[f"stitches.{level}"][t], own) for t in range(T)]
-    return [w.tower(t, z) for t, z in enumerate(own)]
-
-
-def snr(w, x):
-    """Both forms, in evaluation."""
-    inputs = [x] * E
-    for level, readers in ((0, E), (1, T)):
-        z = (w.by_name[f"connections.{level}.log_alpha"].sigmoid() * 1.2 - 0.1).clamp(0, 1)
-        outs = [w.mlp(f"levels.{level}", e, inputs[e], 1) for e in range(E)]
-        matrices = w.by_name.get(f"connections.{level}.matrices")  # (R, H, E, H), None: SNR-Aver
-        inputs = []
-        for r in range(readers):
-            seen = outs if matrices is None else [u @ matrices[r, :, e].T for e, u in enumerate(outs)]
-            inputs.append(weighted(z[r], seen))
-    return [w.tower(t, z) for t, z in enumerate(inputs)]
-
-
-@dataclass
-class Case:
-    make: object  # (in_width, tasks) -> model
-    oracle: object  # (weights, x) -> logits by task
-    tasks: int = 3
-
-
-D, T, E = 6, 3, 4
-TWO = [8, 5]
-CASES = {
-    "SharedBottom": Case(lambda d, t: SharedBottom(d, t, bottom=TWO, tower=[4]), shared_bottom),
-    "SingleTask": Case(lambda d, t: SingleTask(d, t, bottom=TWO, tower=[4]), single_task),
-    "L2Constrained": Case(
-        lambda d, t: L2Constrained(d, t, bottom=TWO, tower=[4]), lambda w, x: single_task(w, x, 2), tasks=2
-    ),
-    "CrossStitch": Case(lambda d, t: CrossStitch(d, t, bottom=TWO, tower=[4]), cross_stitch),
-    "OMoE": Case(lambda d, t: OMoE(d, t, experts=E, expert=TWO, tower=[4]), omoe),
-    "MMoE": Case(lambda d, t: MMoE(d, t, experts=E, expert=TWO, tower=[4]), mmoe),
-    "MMoE, gate MLP": Case(
-        lambda d, t: MMoE(d, t, experts=E, expert=TWO, tower=[4], gate_hidden=[7]), mmoe_with_hidden_gates
-    ),
-    "MLMMoE": Case(lambda d, t: MLMMoE(d, t, experts=E, levels=[[8], [7, 6], [5]], tower=[4]), ml_mmoe),
-    "SNRAver": Case(lambda d, t: SNRAver(d, t, experts=E, levels=[[8], [5]], tower=[4]), snr),
-    "SNRTrans": Case(lambda d, t: SNRTrans(d, t, experts=E, levels=[[8], [5]], tower=[4]), snr),
-}
 
 
 @pytest.fixture(params=CASES)
@@ -236,8 +117,9 @@ def test_export_with_a_dynamic_batch(case):
 
 
 @pytest.mark.heavy
-def test_mmoe_compiles_without_a_graph_break():
-    model, x = CASES["MMoE"].make(D, T), torch.randn(9, D)
+@pytest.mark.parametrize("name", ["MMoE", "PLE, uneven", "AdaTT"])
+def test_a_model_compiles_without_a_graph_break(name):
+    model, x = CASES[name].make(D, T), torch.randn(9, D)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True)
     torch.testing.assert_close(compiled(x), model(x))
@@ -525,6 +407,15 @@ def test_match_width_brings_any_model_to_a_budget(name):
         "MLMMoE": lambda w: MLMMoE(50, 2, levels=[[w], [w]], tower=[8]),
         "SNRAver": lambda w: SNRAver(50, 2, levels=[[w], [w]], tower=[8]),
         "SNRTrans": lambda w: SNRTrans(50, 2, experts=4, levels=[[w], [w]], tower=[8]),
+        "CGC": lambda w: CGC(50, 2, expert=[w], tower=[8]),
+        "CGC, uneven": lambda w: CGC(50, 2, 1, [1, 3], expert=[w], tower=[8]),
+        "CGC, none shared": lambda w: CGC(50, 2, 0, 2, expert=[w], tower=[8]),
+        "PLE": lambda w: PLE(50, 2, levels=[[w], [w]], tower=[8]),
+        "PLE, uneven": lambda w: PLE(50, 2, 2, [0, 3], levels=[[w], [w]], tower=[8]),
+        "PLE, none shared": lambda w: PLE(50, 2, 0, 2, levels=[[w], [w]], tower=[8]),
+        "AdaTT": lambda w: AdaTT(50, 2, levels=[[w], [w]], tower=[8]),
+        "AdaTT-sp": lambda w: AdaTT(50, 2, 0, levels=[[w], [w]], tower=[8]),
+        "AdaTT-sp, one each": lambda w: AdaTT(50, 2, 0, 1, levels=[[w], [w]], tower=[8]),
     }
     width = match_width(makers[name], budget)
     sizes = [count_parameters(makers[name](w)) for w in (width - 1, width, width + 1)]

@@ -4,11 +4,14 @@ Every model maps (B, D) to logits (B, T). ``Recommender`` puts a feature encoder
 A model that adds something to the loss has a method ``penalty()``.
 """
 
+from mtlkit.models.adatt import AdaTT
+from mtlkit.models.cgc import CGC
 from mtlkit.models.cross_stitch import CrossStitch
 from mtlkit.models.l2_constrained import L2Constrained
 from mtlkit.models.ml_mmoe import MLMMoE
 from mtlkit.models.mmoe import MMoE
 from mtlkit.models.omoe import OMoE
+from mtlkit.models.ple import PLE
 from mtlkit.models.recommender import Recommender
 from mtlkit.models.shared_bottom import SharedBottom
 from mtlkit.models.single_task import SingleTask
@@ -16,11 +19,14 @@ from mtlkit.models.sizes import count_parameters, match_width, shared_bottom_wid
 from mtlkit.models.snr import SNRAver, SNRTrans
 
 __all__ = [
+    "AdaTT",
+    "CGC",
     "CrossStitch",
     "L2Constrained",
     "MLMMoE",
     "MMoE",
     "OMoE",
+    "PLE",
     "Recommender",
     "SNRAver",
     "SNRTrans",
