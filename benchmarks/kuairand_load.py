@@ -4,8 +4,8 @@
 
 Prints median, spread (min - max) and ratios to ``pandas.read_csv``, which alone neither checks, joins,
 encodes nor splits anything: first load (read, parse, check, join, encode, write the cache), warm load (read
-the cache, encode), and a warm load with the history of users, videos and authors. They are timed in turn
-within each repetition, so that a slow moment of the machine meets all of them. Measured for the files of the
+the cache, encode), and both with the history of users, videos and authors. They are timed in turn within
+each repetition, so that a slow moment of the machine meets all of them. Measured for the files of the
 folder, if one is given, and for made files in the official format with as many log rows, users and videos as
 KuaiRand-Pure, cut into two log files as there.
 """
@@ -97,14 +97,20 @@ def seconds(call: Callable[[], object]) -> float:
 def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
     kinds = ("log_standard_*.csv*", "user_features_*.csv*", "video_features_basic_*.csv*")
     files = [file for kind in kinds for file in sorted(folder.glob(kind))]
-    times: dict[str, list[float]] = {"read_csv": [], "first load": [], "warm load": [], "with history": []}
+    times: dict[str, list[float]] = {"read_csv": [], "first load": [], "warm load": []}
+    times |= {"first history": [], "warm history": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
 
             def load(history: bool = False, cache: str = cache) -> object:
                 return kuairand(path=folder, cache=cache, history=history)
 
-            calls = (lambda: [pd.read_csv(file) for file in files], load, load, lambda: load(history=True))
+            calls = (
+                lambda: [pd.read_csv(file) for file in files],
+                load,
+                load,
+                *2 * [lambda: load(history=True)],
+            )
             for name, call in zip(times, calls, strict=True):
                 times[name].append(seconds(call))
     return times
