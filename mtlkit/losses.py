@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +19,8 @@ def task_losses(logits: Tensor, labels: Tensor, kinds: Sequence[Kind]) -> Tensor
 
     Binary tasks: cross-entropy of the logit. Regression tasks: squared error of the raw output.
     A label of NaN is unobserved and masked; a task without any observed label in the batch has loss 0.
-    Source: PLE paper (Tang et al., RecSys 2020) Eq. 8-9, the union of the tasks' sample spaces.
+    Source: PLE paper (Tang et al., RecSys 2020) Eq. 9, the union of the tasks' sample spaces, with the batch
+    for the samples.
     """
     seen = ~labels.isnan()
     target = torch.where(seen, labels, torch.zeros_like(labels))  # keeps NaN out of the gradient
@@ -30,3 +34,38 @@ def task_losses(logits: Tensor, labels: Tensor, kinds: Sequence[Kind]) -> Tensor
         cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         each = torch.where(is_binary, cross_entropy, (logits - target).square())  # (B, T)
     return (each * seen).sum(dim=0) / seen.sum(dim=0).clamp(min=1)  # (T,)
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """Weights of the task losses that change in training: omega_k^(t) = omega_k,0 * gamma_k^t.
+
+    ``start`` holds omega_k,0 and ``ratio`` gamma_k by task name, 1 for a task that is not named. t counts
+    what ``unit`` says, from 0 on: the paper updates the weights after each step and calls t the epoch.
+    Source: PLE paper (Tang et al., RecSys 2020) Eq. 10, which prints no values.
+    Raises ``ValueError`` for a weight below 0, a ratio that is not above 0, or another unit.
+    """
+
+    start: Mapping[str, float] = field(default_factory=dict)
+    ratio: Mapping[str, float] = field(default_factory=dict)
+    unit: Literal["epoch", "step"] = "epoch"
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("epoch", "step"):
+            raise ValueError(f"TaskWeights: unit must be 'epoch' or 'step', got {self.unit!r}.")
+        for name, numbers in (("weight", self.start), ("ratio", self.ratio)):
+            for task, value in numbers.items():
+                if not (0 < value < math.inf or name == "weight" and value == 0):
+                    raise ValueError(f"TaskWeights: task {task!r} cannot have the {name} {value}.")
+
+    def at(self, tasks: Sequence[str], epoch: int, step: int) -> list[float]:
+        """The weights after ``epoch`` finished epochs or ``step`` finished steps.   -> T numbers
+
+        Raises ``ValueError`` where a name is not among ``tasks``.
+        """
+        unknown = [name for name in {**self.start, **self.ratio} if name not in tasks]
+        if unknown:
+            raise ValueError(f"TaskWeights: no task {unknown[0]!r}; the tasks are {', '.join(tasks)}.")
+        t = epoch if self.unit == "epoch" else step
+        # Eq. 10: omega_k^(t) = omega_k,0 * gamma_k^t
+        return [self.start.get(k, 1.0) * self.ratio.get(k, 1.0) ** t for k in tasks]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mtlkit import metrics
 from mtlkit.data.table import Table
 from mtlkit.device import pick_device
-from mtlkit.losses import task_losses
+from mtlkit.losses import TaskWeights, task_losses
 from mtlkit.models import Recommender
 
 
@@ -86,6 +86,7 @@ def fit(
     lr: float = 1e-3,
     weight_decay: float = 0.0,
     schedule: Literal["one_cycle"] | None = None,
+    task_weights: Mapping[str, float] | TaskWeights | None = None,
     patience: int | None = 3,
     monitor: str = "loss",
     seed: int = 0,
@@ -94,8 +95,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train on the table's train split with AdamW; keep the weights of the best validation epoch.
 
-    The loss is the unweighted sum over tasks of ``losses.task_losses``, plus the model's ``penalty()`` where
-    it has one (L2-Constrained, SNR). Equal seeds give equal weights on one device; torch's own generator is
+    The loss is the sum over tasks of ``losses.task_losses``, plus the model's ``penalty()`` where it has one
+    (L2-Constrained, SNR). Equal seeds give equal weights on one device; torch's own generator is
     left as it was. The model stays on the device, in eval mode.
 
     Parameters
@@ -107,6 +108,9 @@ def fit(
     schedule: None keeps lr; "one_cycle" raises it from lr / 25 to lr over the first 30 % of all steps, then
         lowers it to almost 0 (``torch.optim.lr_scheduler.OneCycleLR``). It is planned for ``epochs``, so
         use it with few epochs and ``patience=None``.
+    task_weights: factors of the tasks' losses by name, 1 for a task that is not named (PLE paper Eq. 8), or
+        a ``losses.TaskWeights``, which changes them in training. They move the weights of the model only:
+        every figure of the history is unweighted.
     patience: stop when ``monitor`` has not improved for so many epochs. None: never.
     monitor: a validation column of the history without its prefix: "loss" (sum over tasks), "loss/like" or
         "mse/rating" (lower is better), "auc/like" (higher is better).
@@ -141,6 +145,8 @@ def fit(
             raise ValueError(f"Task {task!r} has no observed label in the train split; drop it or fill it.")
     _check_monitor(monitor, held_out)
     kinds = [table.kinds[task] for task in table.tasks]
+    weights = task_weights if isinstance(task_weights, TaskWeights) else TaskWeights(task_weights or {})
+    weights.at(table.tasks, 0, 0)  # refuses a wrong name before the training
     model.to(where)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     steps = -(-len(rows) // batch_size)
@@ -160,11 +166,13 @@ def fit(
                 model.train()
                 total = torch.zeros(len(kinds), device=where)
                 order = torch.randperm(len(rows), generator=shuffle).to(where)
-                for batch in order.split(batch_size):
+                for step, batch in enumerate(order.split(batch_size), start=(epoch - 1) * steps):
                     labels = rows.labels[batch]
                     losses = task_losses(model(rows.ids[batch], rows.dense[batch]), labels, kinds)
                     optimizer.zero_grad()
-                    (losses.sum() + model.penalty()).backward()
+                    # PLE paper Eq. 8: L = sum_k omega_k L_k
+                    omega = losses.new_tensor(weights.at(table.tasks, epoch - 1, step))  # (T,)
+                    ((omega * losses).sum() + model.penalty()).backward()
                     optimizer.step()
                     if cycle:
                         cycle.step()

@@ -22,6 +22,7 @@ LAYERS = {
     "mtlkit.device": set(),
     "mtlkit.layers": set(),
     "mtlkit.losses": {"mtlkit.data"},
+    "mtlkit.ranking": set(),
     "mtlkit.models": {"mtlkit.models", "mtlkit.layers", "mtlkit.data"},
     "mtlkit.training": {"mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.metrics", "mtlkit.device"},
     "mtlkit.ensemble": {"mtlkit.training", "mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.device"},
