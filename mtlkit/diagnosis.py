@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from mtlkit.layers import Gates
+from mtlkit.models.cgc import Level
 
 
 def gradient_cosine(losses: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -33,8 +35,9 @@ def gradient_cosine(losses: Tensor, parameters: Iterable[nn.Parameter]) -> Tenso
 def gate_weights(model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
     """The weights that each gate of ``model`` gives to its experts for these inputs.   -> name: (B, G, E)
 
-    The names are those of ``model.named_modules()``: "gates" in an MMoE, "body.gates" in a Recommender
-    around it. A model without gates gives an empty dictionary. Nothing is trained and no mode is changed.
+    The names are those of ``model.named_modules()``: "gates" in an MMoE or a CGC, "levels.0.gates" and so on
+    in a PLE or an AdaTT, all with "body." in front in a Recommender. A model without gates gives an empty
+    dictionary. Nothing is trained and no mode is changed.
     """
     found: dict[str, Tensor] = {}
     handles = [
@@ -52,16 +55,98 @@ def gate_weights(model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
 
 
 class ExpertUse(NamedTuple):
-    """mean (G, E): the mean weight of each expert. entropy (G,): how undecided a gate is, in nats."""
+    """mean and sd (G, E) of each expert's weight. entropy (G,): how undecided a gate is, in nats."""
 
     mean: Tensor
+    sd: Tensor
     entropy: Tensor
 
 
 def expert_use(weights: Tensor) -> ExpertUse:
-    """Who uses which expert.   gate weights (B, G, E) -> mean (G, E), entropy (G,)
+    """Who uses which expert.   gate weights (B, G, E) -> mean (G, E), sd (G, E), entropy (G,)
 
     The entropy is that of one row, averaged over the rows: log E where a gate always takes equal shares,
-    0 where it always picks one expert, whichever it is.
+    0 where it always picks one expert, whichever it is. The standard deviation is 0 for one row.
+    Source of mean and sd: PLE paper (Tang et al., RecSys 2020) Fig. 8.
     """
-    return ExpertUse(weights.mean(dim=0), torch.special.entr(weights).sum(dim=2).mean(dim=0))
+    entropy = torch.special.entr(weights).sum(dim=2).mean(dim=0)
+    return ExpertUse(weights.mean(dim=0), weights.std(dim=0, correction=0), entropy)
+
+
+def module_shares(model: nn.Module, *inputs: Tensor, tasks: Sequence[str]) -> pd.DataFrame:
+    """How much each gate of a CGC, PLE or AdaTT gives to its own, the shared and other tasks' experts.
+
+    A row per level (from 1) and gate, named like its task or "shared": the mean over the rows of ``inputs``
+    of own, shared and others, which sum to 1, and their standard deviations own_sd, shared_sd, others_sd.
+    The shared gate's own experts are the shared ones. What AdaTT adds of a task's own experts is not
+    counted: it does not depend on the row. Raises ``ValueError`` where the experts of ``model`` belong to no
+    task, or to another number of tasks.
+    """
+    levels = {name: part for name, part in model.named_modules() if isinstance(part, Level)}
+    if not levels:
+        raise ValueError(f"The experts of {type(model).__name__} belong to no task.")
+    found = gate_weights(model, *inputs)
+    owners = [*levels.values()][-1].gates.gates  # on the last level, tasks alone
+    if owners != len(tasks):
+        raise ValueError(f"The model has {owners} tasks, but {len(tasks)} names are given.")
+    lines = []
+    for number, (name, level) in enumerate(levels.items(), start=1):
+        parts = found[f"{name}.gates".lstrip(".")].split(level.experts.readers, dim=2)
+        share = torch.stack([part.sum(dim=2) for part in parts], dim=2)  # (B, G, M)
+        for g, gate in enumerate([*tasks, "shared"][: share.shape[1]]):
+            own = share[:, g, g]
+            shared = share[:, g, len(tasks) :].sum(dim=1) if g < len(tasks) else torch.zeros_like(own)
+            line = {"level": number, "gate": gate}
+            for kind, values in (("own", own), ("shared", shared), ("others", 1 - own - shared)):
+                line |= {kind: values.mean().item(), f"{kind}_sd": values.std(correction=0).item()}
+            lines.append(line)
+    return pd.DataFrame(lines).set_index(["level", "gate"])
+
+
+def transfer(
+    runs: pd.DataFrame, metric: str = "auc", baseline: str = "SingleTask", higher_is_better: bool = True
+) -> pd.DataFrame:
+    """What learning together gained on each task, seed by seed, against a network per task.
+
+    ``runs`` has the columns model, seed, task and ``metric``, a row per run and task. Gives a row per model
+    and task: gain (the mean of the paired differences; above 0 is better), sd (of the differences), error
+    (sd / sqrt(seeds)), wins (seeds with a gain) and seeds. A gain below 0 is negative transfer; ``seesaw``
+    counts it where it is more than two errors away from 0.
+    Source: MTL gain, PLE paper (Tang et al., RecSys 2020) Eq. 11.
+    Raises ``ValueError`` without the baseline, and where a run misses its pair or stands there twice.
+    """
+    if baseline not in set(runs["model"]):
+        raise ValueError(
+            f"No runs of the baseline {baseline!r}; there are {', '.join(runs['model'].unique())}."
+        )
+    lines = []
+    for task, part in runs.groupby("task", sort=False):
+        table = part.pivot(index="seed", columns="model", values=metric)[list(part["model"].unique())]
+        if table.isna().to_numpy().any():
+            model = table.columns[table.isna().any()][0]
+            raise ValueError(f"Task {task!r}: a seed of another model has no {metric} of {model!r}.")
+        for model in table.columns.drop(baseline):
+            gain = (table[model] - table[baseline]) * (1 if higher_is_better else -1)
+            line = {"model": model, "task": task, "gain": gain.mean(), "sd": gain.std(), "error": gain.sem()}
+            lines.append(line | {"wins": (gain > 0).sum(), "seeds": len(gain)})
+    return pd.DataFrame(lines).set_index(["model", "task"])
+
+
+def seesaw(gains: pd.DataFrame) -> pd.DataFrame:
+    """Which tasks a model wins and which it loses, each by more than two errors.
+
+    ``gains`` as ``transfer`` gives it. A row per model: won and lost, names of tasks, and seesaw, whether
+    there are both: the "seesaw phenomenon" of the PLE paper (Tang et al., RecSys 2020).
+    """
+    gains = gains.reset_index()
+    tasks = gains["task"]
+    clear = gains["gain"].abs() > 2 * gains["error"]
+    table = {
+        model: {
+            "won": ", ".join(tasks[rows][clear[rows] & (gains["gain"][rows] > 0)]),
+            "lost": ", ".join(tasks[rows][clear[rows] & (gains["gain"][rows] < 0)]),
+        }
+        for model, rows in gains.groupby("model", sort=False).groups.items()
+    }
+    frame = pd.DataFrame.from_dict(table, orient="index", columns=["won", "lost"])
+    return frame.assign(seesaw=(frame["won"] != "") & (frame["lost"] != ""))

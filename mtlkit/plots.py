@@ -130,6 +130,53 @@ def expert_use(mean: np.ndarray, gates: Sequence[str], ax: Axes | None = None) -
     return ax
 
 
+def expert_bars(
+    mean: np.ndarray, sd: np.ndarray, gates: Sequence[str], experts: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Mean gate weights (G, E) as bars and their standard deviations as lines, a group of bars per gate.
+
+    Source: PLE paper (Tang et al., RecSys 2020) Fig. 8, drawn with one expert per module.
+    """
+    mean, sd = np.asarray(mean), np.asarray(sd)
+    ax = ax or new_axes()
+    place, width = np.arange(len(gates)), 0.8 / len(experts)
+    for e, name in enumerate(experts):
+        ax.bar(
+            place + (e - (len(experts) - 1) / 2) * width,
+            mean[:, e],
+            0.9 * width,
+            yerr=sd[:, e],
+            color=COLOURS[e % 7],
+            ecolor="0.3",
+            label=name,
+        )
+    ax.set_xticks(place, gates)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("gate weight, mean and sd")
+    ax.legend(frameon=False, title="expert")
+    return ax
+
+
+def seesaw(gains: pd.DataFrame, metric: str = "AUC", ax: Axes | None = None) -> Axes:
+    """The table of ``diagnosis.transfer``: the gain on each task with two standard errors, a dot per model.
+
+    Dots of one model on both sides of the line are the seesaw.
+    Source: MTL gain, PLE paper (Tang et al., RecSys 2020) Eq. 11.
+    """
+    ax = ax or new_axes()
+    models, tasks = (gains.index.unique(level) for level in ("model", "task"))
+    for i, model in enumerate(models):
+        part = gains.loc[model].reindex(tasks)
+        place = np.arange(len(tasks)) + 0.5 * ((i + 0.5) / len(models) - 0.5)
+        style = {"fmt": MARKERS[i % 7], "color": COLOURS[i % 7], "capsize": 3}
+        ax.errorbar(place, part["gain"], yerr=2 * part["error"], label=model, **style)
+    ax.axhline(0, color="0.6", linestyle=":")
+    ax.set_xticks(range(len(tasks)), tasks)
+    ax.set_ylabel(f"{metric} gain over single tasks")
+    ax.legend(frameon=False)
+    return ax
+
+
 def loss_over_correlation(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Final loss over the knob, a line per model: mean over the runs and its standard error.
 
