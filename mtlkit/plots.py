@@ -153,7 +153,7 @@ def expert_bars(
     ax.set_xticks(place, gates)
     ax.set_ylim(0, 1)
     ax.set_ylabel("gate weight, mean and sd")
-    ax.legend(frameon=False, title="expert")
+    ax.legend(frameon=False, title="expert", loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
@@ -173,7 +173,7 @@ def seesaw(gains: pd.DataFrame, metric: str = "AUC", ax: Axes | None = None) -> 
     ax.axhline(0, color="0.6", linestyle=":")
     ax.set_xticks(range(len(tasks)), tasks)
     ax.set_ylabel(f"{metric} gain over single tasks")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
