@@ -69,7 +69,7 @@ class Level(nn.Module):
         if fits_cache(x, 2 * experts.experts * experts.widest):  # the experts, and what is made of them
             return self.fuse(x)
         # shorter blocks would spend more on adding up the gradients of the weights than the cache saves
-        return in_blocks(self.fuse, x, max(256, 2 * experts.in_width))  # (B, G, H)
+        return in_blocks(self.fuse, x, max(256, 2 * experts.widest))  # (B, G, H)
 
 
 class CGC(Level):
