@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm import tqdm
 
 from mtlkit.data.table import Kind, Table
-from mtlkit.device import pick_device
+from mtlkit.device import keep_freed_memory, pick_device
 from mtlkit.losses import task_losses
 from mtlkit.models import Recommender
 from mtlkit.training import Rows
@@ -34,7 +35,7 @@ def fit_many(
     lr: float | Sequence[float] = 1e-3,
     weight_decay: float = 0.0,
     seeds: Sequence[int] | None = None,
-    chunk: int = 25,
+    chunk: int = 50,
     compile: bool = False,
     device: str | None = None,
     progress: bool = True,
@@ -65,13 +66,15 @@ def fit_many(
         if len(given) != runs:
             raise ValueError(f"fit_many: {runs} models, but {len(given)} {name}; give one per run.")
     where = pick_device(device)
-    step = torch.compile(_step) if compile else _step
-    frames = []
+    keep_freed_memory()
     bar = tqdm(total=epochs * runs, disable=not progress, unit="epoch", leave=False)
+    base = copy.deepcopy(_Losses(models[0], [tables[0].kinds[task] for task in tables[0].tasks]).to(where))
+    step = _Step(base.train(), weight_decay, compile)
+    frames = []
     with bar:
         for start in range(0, runs, chunk):
             part = slice(start, start + chunk)
-            stack = _Stack(models[part], tables[part], rates[part], seeds[part], weight_decay, where)
+            stack = _Stack(models[part], tables[part], rates[part], seeds[part], where)
             frame = stack.train(step, epochs, batch_size, bar)
             frames.append(frame.assign(run=frame["run"] + start))
     return pd.concat(frames, ignore_index=True)
@@ -88,10 +91,72 @@ class _Losses(nn.Module):
         return task_losses(self.model(ids, dense), labels, self.kinds), self.model.penalty()
 
 
-class _Stack:
-    """The runs of one chunk: parameters (S, ...), rows (S, N, ...), Adam's moments."""
+class _Step:
+    """One AdamW step of every run of a stack, the same for all stacks.
 
-    def __init__(self, models, tables, rates, seeds, weight_decay: float, where: torch.device) -> None:
+    Without ``compile`` the first step of each shape is recorded and the next ones replay its kernels: a
+    transformed operation costs several times what the kernel's own call does.
+    """
+
+    def __init__(self, base: _Losses, weight_decay: float, compile: bool) -> None:
+        self.base, self.evaluated, self.weight_decay = base, copy.deepcopy(base).eval(), weight_decay
+        self.shapes = {name: p.shape for name, p in base.named_parameters()}
+        self.compiled = torch.compile(self._run) if compile else None
+        self.recorded: dict[tuple[torch.Size, ...], Callable[..., None]] = {}
+
+    def __call__(self, *tensors) -> None:
+        """Arguments as of ``_run``."""
+        shapes = tuple(part.shape for part in tensors[3])
+        if self.compiled:
+            self.compiled(*tensors)
+        elif shapes in self.recorded:
+            self.recorded[shapes](*tensors)
+        else:
+            self.recorded[shapes] = make_fx(lambda *t: self._run(*t))(*tensors)
+
+    def named(self, row: Tensor) -> dict[str, Tensor]:
+        """One run's weights by name, as views.   (P,)"""
+        parts = row.split([shape.numel() for shape in self.shapes.values()])
+        return {n: part.view(shape) for (n, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def losses(
+        self, params: Tensor, buffers: dict[str, Tensor], rows: Sequence[Tensor], base: _Losses
+    ) -> tuple[Tensor, Tensor]:
+        """Of every run on its own rows (S, B, ...): task losses (S, T) and penalties (S,)."""
+
+        def one(params, buffers, *own):
+            return functional_call(base, (self.named(params), buffers), own)
+
+        return vmap(one, randomness="different")(params, buffers, *rows)
+
+    def _run(
+        self,
+        params: Tensor,
+        buffers: dict[str, Tensor],
+        moments: Sequence[Tensor],
+        rows: Sequence[Tensor],
+        rates: Tensor,
+        scale: Tensor,
+        eps: Tensor,
+    ) -> None:
+        # the runs share no weight, so the gradient of the sum of their losses keeps them apart
+        def total(params: Tensor) -> Tensor:
+            return sum(part.sum() for part in self.losses(params, buffers, rows, self.base))
+
+        grad = torch.func.grad(total)(params)
+        mean, square = moments
+        mean.lerp_(grad, 1 - BETAS[0])
+        square.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+        update = mean / square.sqrt().add_(eps)
+        if self.weight_decay:
+            params.mul_(1 - rates * self.weight_decay)
+        params.sub_(update.mul_(scale))
+
+
+class _Stack:
+    """The runs of one chunk: parameters (S, P), a row per run; their rows (S, N, ...); Adam's moments."""
+
+    def __init__(self, models, tables, rates, seeds, where: torch.device) -> None:
         self.tables, self.seeds, self.tasks = tables, seeds, tables[0].tasks
         kinds = [tables[0].kinds[task] for task in self.tasks]
         self.models = [_Losses(model, kinds).to(where).train() for model in models]
@@ -101,11 +166,10 @@ class _Stack:
             params, self.buffers = stack_module_state(self.models)
         except RuntimeError as error:
             raise ValueError(f"fit_many: the models are not of one class and size ({error}).") from None
-        self.base = copy.deepcopy(self.models[0])
-        self.names, self.params = list(params), [p.detach().requires_grad_() for p in params.values()]
-        self.moments = [[torch.zeros_like(p) for p in self.params] for _ in BETAS]
-        self.rates = torch.tensor(rates, device=where)
-        self.weight_decay = weight_decay
+        # all weights of a run in one row: Adam is then a few products over one tensor
+        self.params = torch.cat([p.detach().flatten(1) for p in params.values()], dim=1)
+        self.moments = [torch.zeros_like(self.params) for _ in BETAS]
+        self.rates = torch.tensor(rates, device=where).unsqueeze(1)  # (S, 1)
 
     def _rows(self, split: str, where: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         parts = [
@@ -120,64 +184,35 @@ class _Stack:
             torch.stack([getattr(part, name) for part in parts]) for name in ("ids", "dense", "labels")
         )
 
-    def train(self, step, epochs: int, batch_size: int, bar: tqdm) -> pd.DataFrame:
+    def train(self, step: _Step, epochs: int, batch_size: int, bar: tqdm) -> pd.DataFrame:
         """Train all runs and write their last weights back; a row per run and epoch."""
         shuffles = [torch.Generator().manual_seed(int(seed)) for seed in self.seeds]
-        rows = self.train_rows[2].shape[1]
-        lane = torch.arange(len(self.models), device=self.rates.device)[:, None]
+        runs, rows = self.train_rows[2].shape[:2]
+        first = rows * torch.arange(runs, device=self.rates.device).unsqueeze(1)
+        flat = [part.flatten(0, 1) for part in self.train_rows]  # (S * N, ...)
         lines, count = [], 0
         for epoch in range(1, epochs + 1):
-            order = torch.stack([torch.randperm(rows, generator=g) for g in shuffles]).to(lane.device)
-            for batch in order.split(batch_size, dim=1):
+            order = torch.stack([torch.randperm(rows, generator=g) for g in shuffles]).to(first.device)
+            for batch in (order + first).split(batch_size, dim=1):
                 count += 1
-                # Adam's bias corrections as tensors: a number that changes would compile anew each step
+                # Adam's bias corrections as tensors: a number would be recorded as it is in the first step
                 scale = self.rates * (math.sqrt(1 - BETAS[1] ** count) / (1 - BETAS[0] ** count))
-                eps = torch.tensor(EPS * math.sqrt(1 - BETAS[1] ** count), device=lane.device)
-                step(self, tuple(part[lane, batch] for part in self.train_rows), scale, eps)
-            lines += self._validate(epoch, count)
-            bar.update(len(self.models))
-        for name, stacked in zip(self.names, self.params, strict=True):
-            for s, model in enumerate(self.models):
-                model.get_parameter(name).data.copy_(stacked[s].detach())
-        for model in self.models:
+                eps = torch.tensor(EPS * math.sqrt(1 - BETAS[1] ** count), device=first.device)
+                own = [part.index_select(0, batch.flatten()).unflatten(0, batch.shape) for part in flat]
+                step(self.params, self.buffers, self.moments, own, self.rates, scale, eps)
+            lines += self._validate(step, epoch, count)
+            bar.update(runs)
+        for row, model in zip(self.params, self.models, strict=True):
+            for name, value in step.named(row).items():
+                model.get_parameter(name).data.copy_(value)
             model.eval()
         return pd.DataFrame(lines)
 
-    def losses(self, rows: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Of every run on its own rows (S, B, ...): task losses (S, T) and penalties (S,)."""
-
-        def one(params, buffers, *own):
-            return functional_call(self.base, (params, buffers), own)
-
-        params = dict(zip(self.names, self.params, strict=True))
-        return vmap(one, randomness="different")(params, self.buffers, *rows)
-
-    def _validate(self, epoch: int, step: int) -> list[dict[str, float]]:
-        self.base.eval()
+    def _validate(self, step: _Step, epoch: int, count: int) -> list[dict[str, float]]:
         with torch.inference_mode():
-            losses = self.losses(self.held_out)[0].tolist()
-        self.base.train()
+            losses = step.losses(self.params, self.buffers, self.held_out, step.evaluated)[0].tolist()
         return [
-            {"run": s, "epoch": epoch, "step": step, "validation/loss": sum(own)}
+            {"run": s, "epoch": epoch, "step": count, "validation/loss": sum(own)}
             | {f"validation/loss/{task}": value for task, value in zip(self.tasks, own, strict=True)}
             for s, own in enumerate(losses)
         ]
-
-
-def _step(stack: _Stack, rows: tuple[Tensor, Tensor, Tensor], scale: Tensor, eps: Tensor) -> None:
-    """One AdamW step of every run; the runs share no weight, so the sum of their losses keeps them apart."""
-    losses, penalties = stack.losses(rows)
-    grads = torch.autograd.grad(losses.sum() + penalties.sum(), stack.params)
-    with torch.no_grad():
-        mean, square = stack.moments
-        torch._foreach_lerp_(mean, grads, 1 - BETAS[0])
-        torch._foreach_mul_(square, BETAS[1])
-        torch._foreach_addcmul_(square, grads, grads, 1 - BETAS[1])
-        size = torch._foreach_sqrt(square)
-        torch._foreach_add_(size, eps)
-        update = torch._foreach_div(mean, size)
-        for p, u in zip(stack.params, update, strict=True):
-            own = scale.view(-1, *[1] * (p.dim() - 1))
-            if stack.weight_decay:
-                p.mul_(1 - stack.rates.view_as(own) * stack.weight_decay)
-            p.sub_(own * u)

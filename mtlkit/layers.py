@@ -21,6 +21,9 @@ Activation = Callable[[Tensor], Tensor]
 # Above so many outputs of a layer (rows x experts x width; 4 MB) `Experts` cuts the batch, so that a CPU
 # keeps the activations in its cache. Chosen with benchmarks/step.py, as are the cuts.
 CACHE = 2**20
+# Below so many multiplications torch's bmm takes a plain loop on a CPU (ATen's own bound). Then sums of
+# products, with B as the last dimension in memory, are two to three times faster; stacked runs, too.
+TINY = 400
 
 
 def fits_cache(x: Tensor, outputs: int) -> bool:
@@ -67,6 +70,15 @@ class StackedLinear(nn.Module):
         if self.bias is None:
             return torch.bmm(x, self.weight.transpose(1, 2))  # (n, B, out)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))  # (n, B, out)
+
+    def rows_last(self, x: Tensor) -> Tensor:
+        """The same with B as the last dimension.   (n, in, B), or (in, B) for all n, -> (n, out, B)"""
+        if x.dim() == 2:
+            y = self.weight.flatten(0, 1) @ x  # (n*out, B)
+            y = y if self.bias is None else y.add_(self.bias.flatten().unsqueeze(-1))
+            return y.unflatten(0, self.weight.shape[:2])  # (n, out, B)
+        y = torch.bmm(self.weight, x)  # (n, out, B)
+        return y if self.bias is None else y.add_(self.bias.unsqueeze(-1))
 
 
 def _check_input(name: str, x: Tensor, width: int, n: int, shared: bool = True) -> None:
@@ -124,6 +136,11 @@ class Experts(nn.Module):
     def _together(self, x: Tensor) -> Tensor:
         if x.dim() == 3:
             x = x.transpose(0, 1) if set(self.readers) == {1} else torch.stack(self._own(x))  # (E, B, D)
+        if 2 * self.experts * self.widest < TINY:
+            x = x.mT  # (D, B) or (E, D, B)
+            for layer in self.layers:
+                x = self.activation(layer.rows_last(x))  # (E, H, B)
+            return x.permute(2, 0, 1)  # (B, E, H)
         for layer in self.layers:
             x = self.activation(layer(x))  # (E, B, H)
         return x.transpose(0, 1)  # (B, E, H)
@@ -188,8 +205,8 @@ class Gates(nn.Module):
         if not self.sees_all:
             logits = logits.masked_fill(self.hidden.unsqueeze(-1), -torch.inf)
         # B stands last so that the softmax runs over whole vectors of rows: over a last dimension of a few
-        # experts it is ten times slower; and `mix` would be, on a view that is not contiguous
-        return logits.softmax(dim=1).permute(2, 0, 1).contiguous()  # (B, G, E)
+        # experts it is ten times slower
+        return logits.softmax(dim=1).permute(2, 0, 1)  # (B, G, E)
 
     def _all_pairs(self, rows: Tensor) -> Tensor:
         """A row per parameter, 0 for the other pairs of gate and expert.   (pairs, n) -> (G, E, n)"""
@@ -204,7 +221,17 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
 
     weights (B, G, E), experts (B, E, H) -> (B, G, H)
     """
-    return torch.bmm(weights, experts)  # (B, G, H)
+    if weights.shape[1] * experts.shape[1] * experts.shape[2] < TINY and weights.is_cpu:
+        weights, experts = weights.permute(2, 1, 0).unsqueeze(2), experts.permute(1, 2, 0)
+        if torch.compiler.is_compiling():  # becomes one loop
+            return (weights * experts.unsqueeze(1)).sum(dim=0).permute(2, 0, 1)  # (B, G, H)
+        pairs = zip(weights.unbind(0), experts.unbind(0), strict=True)  # (G, 1, B), (H, B)
+        weight, expert = next(pairs)
+        mixed = weight * expert
+        for weight, expert in pairs:
+            mixed = torch.addcmul(mixed, weight, expert)
+        return mixed.permute(2, 0, 1)  # (B, G, H)
+    return torch.bmm(weights.contiguous(), experts)  # (B, G, H)
 
 
 class Towers(nn.Module):
@@ -223,7 +250,7 @@ class Towers(nn.Module):
         _check_input("Towers", z, self.in_width, self.tasks, shared=False)
         if self.hidden is not None:
             z = self.hidden(z)  # (B, T, h)
-        return self.out(z.transpose(0, 1)).squeeze(-1).T  # (B, T)
+        return self.out.rows_last(z.permute(1, 2, 0)).squeeze(1).T  # (B, T)
 
 
 class FeatureEncoder(nn.Module):
@@ -253,6 +280,8 @@ class FeatureEncoder(nn.Module):
         self.out_width = len(cardinalities) * embedding + dense_width
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
+        if self.table is None and self.copies is None:
+            return dense  # (B, K)
         parts = [dense] if self.copies is None else [dense.unsqueeze(1).expand(-1, self.copies, -1)]
         if self.table is not None:
             rows = self.table(ids + self.offsets)  # (B, F, copies * embedding)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mtlkit import metrics
 from mtlkit.data.table import Table
-from mtlkit.device import pick_device
+from mtlkit.device import keep_freed_memory, pick_device
 from mtlkit.losses import TaskWeights, task_losses
 from mtlkit.models import Recommender
 
@@ -138,6 +138,7 @@ def fit(
     if schedule not in (None, "one_cycle"):
         raise ValueError(f"fit: schedule must be None or 'one_cycle', got {schedule!r}.")
     where = pick_device(device)
+    keep_freed_memory()
     train, held_out = table.part("train"), table.part("validation")
     rows, held_out_rows = Rows.of(train, model, where), Rows.of(held_out, model, where)
     for task, y in train.labels.items():
