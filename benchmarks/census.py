@@ -1,9 +1,9 @@
-"""SharedBottom and SingleTask on the complete Census-Income, beside published and classical figures.
+"""The series' models on the complete Census-Income, beside published and classical figures.
 
-    python benchmarks/census.py [--path FOLDER] [--seeds 5] [--groups 1 2] [--epochs N] [--out FILE]
+    python benchmarks/census.py [--path FOLDER] [--seeds 10] [--groups 1 2] [--models NAME ...] [--out FILE]
     python benchmarks/census.py --tune
 
-What is compared: two networks of equal size (within 5 % of the parameters, printed), trained by
+What is compared: networks of equal size (within 5 % of Shared-Bottom's parameters, printed), trained by
 `mtlkit.training.fit` with the same settings, and paired by seed. Beside them, scikit-learn on the same
 rows: gradient boosting, and logistic regression on one-hot categories and the log1p of the numbers, and
 again on all inputs of the networks (numbers as ids and buckets, too). AUC on the test half of the official
@@ -15,8 +15,10 @@ validation half, so its rows must not come back as test rows. "sd" is therefore 
 alone; the chance in the draw of the test half itself is printed apart, and is the same for all rows.
 The paired differences are printed for the validation half, too: it chose the settings, but for both.
 
-The settings were chosen on validation figures alone: `--tune` prints that grid, one change at a time
-from the settings below, for both networks. No figure is a mean over the predictions of several networks.
+The settings were chosen on validation figures alone, for Shared-Bottom and Single-Task: `--tune` prints that
+grid, one change at a time from the settings below, for all networks asked for (`--models`). The learning rate
+of each other network is the best of three in that grid (group 1, one seed: RATES below). No figure is a mean
+over the predictions of several networks.
 
 `--out FILE` keeps each finished run as a JSON line, and a run that is in the file is not run again.
 """
@@ -28,7 +30,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,23 @@ from sklearn.linear_model import LogisticRegression
 from mtlkit import metrics, training
 from mtlkit.data import Table, census_income
 from mtlkit.data.census_file import CATEGORICAL
-from mtlkit.models import Recommender, SharedBottom, SingleTask
+from mtlkit.models import (
+    CGC,
+    PLE,
+    AdaTT,
+    CrossStitch,
+    L2Constrained,
+    MLMMoE,
+    MMoE,
+    OMoE,
+    Recommender,
+    SharedBottom,
+    SingleTask,
+    SNRAver,
+    SNRTrans,
+    count_parameters,
+    match_width,
+)
 
 TRAINING = {
     "epochs": 8,
@@ -51,12 +69,24 @@ TRAINING = {
     "schedule": "one_cycle",
     "patience": None,
 }
-NETWORKS = {"SharedBottom": SharedBottom, "SingleTask": SingleTask}
-SIZES = {
-    "SharedBottom": {"embedding": 8, "bottom": [256, 128], "tower": [32], "dropout": 0.2},
-    "SingleTask": {"embedding": 8, "bottom": [140, 64], "tower": [32], "dropout": 0.2},  # for each task
+SHARED_BOTTOM = {"bottom": [256, 128], "tower": [32]}
+# The sizes of each network as a function of one width, which is chosen to match Shared-Bottom's parameters.
+NETWORKS: dict[str, tuple[Callable, Callable[[int], dict]]] = {
+    "SharedBottom": (SharedBottom, lambda w: {"bottom": [w, 128]}),
+    "SingleTask": (SingleTask, lambda w: {"bottom": [w, 64]}),
+    "L2Constrained": (L2Constrained, lambda w: {"bottom": [w, 64]}),
+    "CrossStitch": (CrossStitch, lambda w: {"bottom": [w, 64]}),
+    "SNRTrans": (SNRTrans, lambda w: {"experts": 4, "levels": [[w], [32]]}),
+    "SNRAver": (SNRAver, lambda w: {"experts": 4, "levels": [[w], [32]]}),
+    "OMoE": (OMoE, lambda w: {"experts": 4, "expert": [w, 32]}),
+    "MMoE": (MMoE, lambda w: {"experts": 4, "expert": [w, 32]}),
+    "MLMMoE": (MLMMoE, lambda w: {"experts": 4, "levels": [[w], [32]]}),
+    "CGC": (CGC, lambda w: {"shared_experts": 2, "task_experts": 1, "expert": [w, 32]}),
+    "PLE": (PLE, lambda w: {"shared_experts": 2, "task_experts": 1, "levels": [[w], [32]]}),
+    "AdaTT": (AdaTT, lambda w: {"shared_experts": 0, "task_experts": 2, "levels": [[w], [32]]}),
 }
-# one change at a time, the same for both networks
+RATES: dict[str, float] = {}  # where another learning rate did better than TRAINING's
+# one change at a time, the same for all networks
 GRID = [
     {},
     {"lr": 4e-3},
@@ -73,6 +103,9 @@ PUBLISHED = {
     1: [
         ("MMoE paper, Single-Task, mean of 400", 0.9337, 0.9922),
         ("MMoE paper, Shared-Bottom, mean of 400", 0.9295, 0.9921),
+        ("MMoE paper, L2-Constrained, mean of 400", 0.9359, 0.9918),
+        ("MMoE paper, Cross-Stitch, mean of 400", 0.9361, 0.9922),
+        ("MMoE paper, OMoE, mean of 400", 0.9319, 0.9923),
         ("MMoE paper, MMoE, mean of 400", 0.9359, 0.9927),
         ("MMoE paper, Single-Task, best of 400", 0.9398, 0.9933),
         ("MMoE paper, Shared-Bottom, best of 400", 0.9361, 0.9915),
@@ -80,11 +113,15 @@ PUBLISHED = {
         ("PLE paper, Single-Task", 0.9445, 0.9923),
         ("PLE paper, PLE", 0.9522, 0.9945),
         ("torch-rechub, Shared-Bottom (education is an input)", 0.9560, 0.9948),
+        ("torch-rechub, MMoE (education is an input)", 0.9579, 0.9950),
         ("torch-rechub, PLE (education is an input)", 0.9593, 0.9950),
     ],
     2: [
         ("MMoE paper, Single-Task, mean of 400", 0.8792, 0.9922),
         ("MMoE paper, Shared-Bottom, mean of 400", 0.8813, 0.9917),
+        ("MMoE paper, L2-Constrained, mean of 400", 0.8823, 0.9918),
+        ("MMoE paper, Cross-Stitch, mean of 400", 0.8819, 0.9921),
+        ("MMoE paper, OMoE, mean of 400", 0.8813, 0.9912),
         ("MMoE paper, MMoE, mean of 400", 0.8826, 0.9924),
         ("MMoE paper, Single-Task, best of 400", 0.8843, 0.9933),
         ("MMoE paper, Shared-Bottom, best of 400", 0.8836, 0.9927),
@@ -97,15 +134,21 @@ LINEAR_ALL = f"{LINEAR}, the networks' inputs"
 
 def network(name: str, table: Table, seed: int, changes: dict) -> tuple[dict[str, pd.DataFrame], int]:
     """Predictions on validation and test, and the number of parameters."""
-    options = TRAINING | SIZES[name] | changes
+    options = settings(name) | changes
     fitting = {key: options.pop(key) for key in TRAINING}
-    model = Recommender(table, NETWORKS[name], seed=seed, **options)
+    kind, sizes = NETWORKS[name]
+
+    def build(width: int) -> Recommender:
+        return Recommender(table, kind, seed=seed, tower=SHARED_BOTTOM["tower"], **sizes(width), **options)
+
+    budget = Recommender(table, SharedBottom, **SHARED_BOTTOM, **options)
+    model = build(match_width(build, count_parameters(budget)))
     training.fit(model, table, seed=seed, progress=False, **fitting)
-    return _held_out(lambda part: training.predict(model, part), table), _size(model)
+    return _held_out(lambda part: training.predict(model, part), table), count_parameters(model)
 
 
-def _size(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+def settings(name: str) -> dict:
+    return TRAINING | {"lr": RATES.get(name, TRAINING["lr"]), "embedding": 8, "dropout": 0.2}
 
 
 def linear(table: Table, kept: list[int]) -> tuple[dict[str, pd.DataFrame], int]:
@@ -177,8 +220,8 @@ class Bench:
 
     def run(self, name: str, group: int, seed: int, education: bool = False, **changes) -> dict:
         """One run's line: what was asked, parameters, seconds, AUC by part and task."""
-        settings = TRAINING | SIZES[name] | changes if name in NETWORKS else {}
-        asked = {"model": name, "group": group, "seed": seed, "education": education, **settings}
+        asked = {"model": name, "group": group, "seed": seed, "education": education}
+        asked |= settings(name) | changes if name in NETWORKS else {}
         if self.key(asked) not in self.done:
             table, start = self.table(group, education), time.perf_counter()
             columns = [i for i, field in enumerate(table.fields) if field in (*CATEGORICAL, "education")]
@@ -221,15 +264,19 @@ def paired(one: np.ndarray, two: np.ndarray) -> str:
     return f"{gap.mean():+.5f} +- {error:.5f} (higher in {(gap > 0).sum()} of {len(gap)} pairs)"
 
 
-def report(bench: Bench, group: int, seeds: int, epochs: int) -> Iterator[str]:
+def report(bench: Bench, group: int, names: list[str], seeds: int, epochs: int) -> Iterator[str]:
     """The lines of one group's table."""
     tasks = bench.table(group, False).tasks
+    for seed in range(seeds):  # seed by seed: an interrupted run has as many of each network
+        for name in names:
+            bench.run(name, group, seed, epochs=epochs)
     results: dict[str, dict[str, np.ndarray]] = {}  # label -> part -> AUC (seeds, tasks)
     yield f"\nGroup {group}: {' + '.join(tasks)}; test AUC, mean +- sd over {seeds} seeds, {epochs} epochs"
     yield f"{'':52}{'parameters':>10}  " + "".join(f"{task:20}" for task in tasks)
-    plan = [(name, name, False, seeds) for name in NETWORKS]
+    plan = [(name, name, False, seeds) for name in names]
     plan += [(name, name, False, 1) for name in (LINEAR, LINEAR_ALL, TREES)]
-    if "education" not in tasks:
+    with_education = "education" not in tasks and "SharedBottom" in names
+    if with_education:
         plan += [
             ("SharedBottom, education is an input", "SharedBottom", True, seeds),
             (f"{TREES}, education is an input", TREES, True, 1),
@@ -249,8 +296,9 @@ def report(bench: Bench, group: int, seeds: int, epochs: int) -> Iterator[str]:
 
     yield "paired by seed, mean +- standard error over seeds, on both halves: a gain that the other half does"
     yield "not show may be the luck of the test rows, which more seeds do not average out"
-    pairs = [("SharedBottom", "SingleTask"), ("SharedBottom", LINEAR_ALL)]
-    if "education" not in tasks:
+    pairs = [(name, "SharedBottom") for name in names if name != "SharedBottom"]
+    pairs += [(names[0], LINEAR_ALL)]
+    if with_education:
         pairs.append(("SharedBottom, education is an input", "SharedBottom"))
     for one, two in pairs:
         yield f"  {one} - {two}"
@@ -258,7 +306,7 @@ def report(bench: Bench, group: int, seeds: int, epochs: int) -> Iterator[str]:
             for part in ("test", "validation"):
                 gap = paired(results[one][part][:, t], results[two][part][:, t])
                 yield f"    {task:15}{part:12}{gap}"
-    shared = results["SharedBottom"]["test"].mean(axis=0)
+    shared = results[names[0]]["test"].mean(axis=0)
     errors = (chance(bench.table(group, False), task, auc) for task, auc in zip(tasks, shared, strict=True))
     yield (
         "standard error of any AUC above from the draw of the test half, the same rows for all "
@@ -267,14 +315,14 @@ def report(bench: Bench, group: int, seeds: int, epochs: int) -> Iterator[str]:
     )
 
 
-def tune(bench: Bench, group: int, seeds: int) -> Iterator[str]:
+def tune(bench: Bench, group: int, names: list[str], seeds: int) -> Iterator[str]:
     """The lines of the validation grid of one group."""
     tasks = bench.table(group, False).tasks
     yield f"\nGroup {group}: validation AUC, mean over {seeds} seeds; one change from the settings"
-    yield f"{'':24}" + "".join(f"{f'{name}: ' + task:32}" for name in NETWORKS for task in tasks)
+    yield f"{'':24}" + "".join(f"{f'{name}: ' + task:32}" for name in names for task in tasks)
     for changes in GRID:
         cells = []
-        for name in NETWORKS:
+        for name in names:
             lines = [bench.run(name, group, seed, **changes)["validation"] for seed in range(seeds)]
             cells += [spread(np.array([line[task] for line in lines])) for task in tasks]
         label = ", ".join(f"{k} {v:g}" for k, v in changes.items()) or "settings"
@@ -288,7 +336,8 @@ def main() -> None:
     parser.add_argument(
         "--path", help="folder with the official files; else MTLKIT_DATA, ../shared/data, download"
     )
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--models", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NAME")
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 2], choices=[1, 2])
     parser.add_argument("--epochs", type=int, default=TRAINING["epochs"])
     parser.add_argument("--out", type=Path, help="JSON lines; finished runs in it are not run again")
@@ -303,9 +352,9 @@ def main() -> None:
     bench = Bench(path, options.out)
     for group in options.groups:
         if options.tune:
-            lines = tune(bench, group, options.seeds)
+            lines = tune(bench, group, options.models, options.seeds)
         else:
-            lines = report(bench, group, options.seeds, options.epochs)
+            lines = report(bench, group, options.models, options.seeds, options.epochs)
         for line in lines:
             print(line, flush=True)
 

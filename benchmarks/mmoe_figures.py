@@ -4,9 +4,12 @@ Synthetic regression, 100 features, cosine of the task weights 0.5, 0.9 and 1; 8
 of 8; Shared-Bottom 113 wide (the same number of weights). Every run has fresh data and fresh weights; runs of
 different models and cosines share their seeds, so that they can be paired. Adam; for each model the learning
 rate of the paper's grid with the lowest mean validation loss in a pilot (its seeds are not used again).
-All runs of a cell are trained together (`mtlkit.ensemble.fit_many`).
+All runs of a cell are trained together (`mtlkit.ensemble.fit_many`). Figures 2 and 3: relatedness.py.
 
-    python benchmarks/mmoe_figures.py --runs 200 --out build/mmoe_figures.csv
+    python benchmarks/mmoe_figures.py --runs 200 --out build/mmoe_figures.csv --figure docs/mmoe_figures.png
+    python benchmarks/mmoe_figures.py --vary --runs 50
+
+`--vary` changes what the paper does not print, one at a time: the waves, the steps, the batch, the rows.
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ import itertools
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import torch
+from tqdm import tqdm
 
 from mtlkit import data
+from mtlkit.data import Table
 from mtlkit.ensemble import fit_many
 from mtlkit.models import MMoE, OMoE, Recommender, SharedBottom
 
@@ -31,24 +37,72 @@ MODELS = {
 }
 RATES = (1e-4, 1e-3, 1e-2)
 BAD = 1.5  # a run is bad when its loss is this many times the median of its cell
+ROWS, FRACTIONS = 11_520, (8 / 9, 1 / 9, 0)  # 10,240 rows for training
+STANDARD = {"epochs": 50, "rows": ROWS, "batch": 512, "waves": 10, "amplitude": 1.0}
+VARIATIONS = {
+    "as above": {},
+    "5 waves": {"waves": 5},
+    "20 waves": {"waves": 20},
+    "alpha and beta half as large": {"amplitude": 0.5},
+    "batch 128": {"batch": 128, "epochs": 13},
+    "2000 steps": {"epochs": 100},
+    "250 steps": {"epochs": 13},
+    "ten times the rows, 5 passes": {"rows": 10 * ROWS, "epochs": 5},
+}
 
 
-def cell(
-    name: str, cosine: float, lr: float, seeds: range, epochs: int, rows: int, batch: int
+def table(cosine: float, seed: int, setting: dict) -> Table:
+    waves = np.random.default_rng([seed, 1]).standard_normal((2, setting["waves"])) * setting["amplitude"]
+    options = {"waves": setting["waves"], "alpha": waves[0], "beta": waves[1], "fractions": FRACTIONS}
+    return data.relatedness(cosine, rows=setting["rows"], seed=seed, **options)
+
+
+def train(
+    name: str, runs: list[tuple[float, float, int]], setting: dict, compile: bool = False
 ) -> pd.DataFrame:
-    """The histories of one model at one cosine; `loss` is the held-out MSE over the label's variance."""
+    """The histories of one model; a run is (cosine, learning rate, seed).
+
+    ``loss`` is the held-out MSE over the label's variance.
+    """
     kind, sizes = MODELS[name]
-    parts = []
-    for start in range(seeds.start, seeds.stop, 25):  # 25 tables at a time: 200 would fill the memory
-        some = range(start, min(start + 25, seeds.stop))
-        tables = [data.relatedness(cosine, rows=rows, fractions=(0.8, 0.2, 0), seed=seed) for seed in some]
-        models = [Recommender(t, kind, seed=seed, **sizes) for seed, t in zip(some, tables, strict=True)]
-        history = fit_many(models, tables, epochs=epochs, batch_size=batch, lr=lr, seeds=some, progress=False)
+    parts, most = [], max(1, min(50, 50 * ROWS // setting["rows"]))  # 200 tables would fill the memory
+    for start in tqdm(range(0, len(runs), most), desc=name, unit="part", leave=False):
+        some = runs[start : start + most]
+        tables = [table(cosine, seed, setting) for cosine, _, seed in some]
+        seeds, rates = [seed for *_, seed in some], [lr for _, lr, _ in some]
+        models = [Recommender(t, kind, seed=seed, **sizes) for seed, t in zip(seeds, tables, strict=True)]
+        sizing = {"epochs": setting["epochs"], "batch_size": setting["batch"], "compile": compile}
+        history = fit_many(models, tables, lr=rates, seeds=seeds, progress=False, **sizing)
         variance = pd.Series([float(t.labels["task_1"].var()) for t in tables])
         history["loss"] = history["validation/loss/task_1"] / history["run"].map(variance)
-        parts.append(history.assign(run=history["run"] + start, model=name, cosine=cosine, lr=lr))
-    columns = ["model", "cosine", "lr", "run", "step", "loss"]
-    return pd.concat(parts, ignore_index=True)[columns]
+        asked = pd.DataFrame(some, columns=["cosine", "lr", "seed"])
+        parts.append(history.join(asked, on="run"))
+    return pd.concat(parts, ignore_index=True)[["cosine", "lr", "seed", "step", "loss"]].assign(model=name)
+
+
+def final(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["step"] == runs["step"].max()]
+
+
+def choose_rates(pilot: range, setting: dict) -> dict[str, float]:
+    rates = {}
+    print(f"pilot: mean loss over {len(pilot)} runs at cosine 0.5, 0.9, 1")
+    for name in MODELS:
+        tried = final(train(name, list(itertools.product(COSINES, RATES, pilot)), setting))
+        means = tried.groupby("lr")["loss"].mean()
+        rates[name] = means.idxmin()
+        print(f"  {name:13} " + ", ".join(f"lr {lr:g}: {loss:.4f}" for lr, loss in means.items()), flush=True)
+    return rates
+
+
+def run_cells(rates: dict[str, float], runs: int, setting: dict, compile: bool) -> pd.DataFrame:
+    plans = {name: list(itertools.product(COSINES, [rates[name]], range(runs))) for name in MODELS}
+    return pd.concat([train(name, plan, setting, compile) for name, plan in plans.items()])
+
+
+def last_losses(runs: pd.DataFrame) -> pd.DataFrame:
+    """Final losses, a row per run, a column per model and cosine."""
+    return final(runs).pivot(index="seed", columns=["model", "cosine"], values="loss")
 
 
 def paired(last: pd.DataFrame, a: tuple[str, float], b: tuple[str, float]) -> str:
@@ -58,44 +112,9 @@ def paired(last: pd.DataFrame, a: tuple[str, float], b: tuple[str, float]) -> st
     return f"{gap.mean():+.4f} +- {error:.4f} (standard error, paired), {above}"
 
 
-def main() -> None:
-    """Pilot, runs, table, and the paper's three claims."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--pilot", type=int, default=10, help="runs for each learning rate")
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--rows", type=int, default=12_800, help="four fifths are for training")
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--out", type=Path, help="CSV for all histories")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    sizes = (options.epochs, options.rows, options.batch)
-    start = time.perf_counter()
-
-    pilot = range(10_000, 10_000 + options.pilot)
-    rates = {}
-    print(f"pilot: mean loss over {options.pilot} runs at cosine 0.5, 0.9, 1")
-    for name in MODELS:
-        means = {}
-        for lr in RATES:
-            tried = pd.concat([cell(name, cosine, lr, pilot, *sizes) for cosine in COSINES])
-            means[lr] = tried[tried["step"] == tried["step"].max()]["loss"].mean()
-        rates[name] = min(means, key=means.get)
-        print(f"  {name:13} " + ", ".join(f"lr {lr:g}: {loss:.4f}" for lr, loss in means.items()))
-
-    cells = itertools.product(MODELS, COSINES)
-    runs = pd.concat([cell(name, cosine, rates[name], range(options.runs), *sizes) for name, cosine in cells])
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        runs.to_csv(options.out, index=False)
-    last = runs[runs["step"] == runs["step"].max()].pivot(
-        index="run", columns=["model", "cosine"], values="loss"
-    )
+def report(last: pd.DataFrame) -> None:
     table = last.agg(["mean", "std", "median", "min"]).T
     table["bad runs"] = (last > BAD * last.median()).mean()
-    print(f"\nheld-out MSE / variance of task 1 after {runs['step'].max()} steps, {options.runs} runs a cell")
     print(table.round(4).to_string())
     print("\nclaim 1, related tasks are easier (loss at 0.5 minus loss at 1):")
     for name in MODELS:
@@ -103,11 +122,96 @@ def main() -> None:
     print("claim 2, low correlation hurts OMoE and hardly MMoE (OMoE minus MMoE):")
     for cosine in COSINES:
         print(f"  cosine {cosine:<6} {paired(last, ('OMoE', cosine), ('MMoE', cosine))}")
-    print("claim 3, Shared-Bottom spreads most (standard deviation over runs):")
+    print("  and the loss that OMoE adds from 1 to 0.5, minus what MMoE adds:")
+    added = pd.DataFrame({(m, 0): last[m, 0.5] - last[m, 1.0] for m in ("OMoE", "MMoE")})
+    print(f"  {'':14}{paired(added, ('OMoE', 0), ('MMoE', 0))}")
+    print(
+        "claim 3, Shared-Bottom spreads most (standard deviation over runs; in brackets: 95 % by bootstrap):"
+    )
     for cosine in COSINES:
-        spread = ", ".join(f"{name} {last[name, cosine].std():.4f}" for name in MODELS)
+        spread = ", ".join(
+            f"{name} {last[name, cosine].std():.4f} {bounds(last[name, cosine])}" for name in MODELS
+        )
         print(f"  cosine {cosine:<6} {spread}")
-    print(f"\n{time.perf_counter() - start:.0f} s in all, on a shared machine")
+
+
+def bounds(losses: pd.Series) -> str:
+    """A 95 % bootstrap interval of the standard deviation."""
+    drawn = np.random.default_rng(0).choice(losses.to_numpy(), (2000, len(losses)))
+    low, high = np.quantile(drawn.std(axis=1, ddof=1), [0.025, 0.975])
+    return f"[{low:.4f}, {high:.4f}]"
+
+
+def draw(runs: pd.DataFrame, last: pd.DataFrame, path: Path) -> None:
+    """Above, as Figure 4: mean loss over the steps. Below, as Figure 5: the runs' final losses."""
+    figure, axes = plt.subplots(2, len(COSINES), figsize=(10, 6), sharey="row", layout="constrained")
+    edges = np.linspace(0, last.quantile(0.99).max(), 40)
+    for (above, below), cosine in zip(axes.T, COSINES, strict=True):
+        for name in MODELS:
+            own = runs[(runs["model"] == name) & (runs["cosine"] == cosine)]
+            mean = own.groupby("step")["loss"].mean()
+            above.plot(mean.index, mean, label=name)
+            below.hist(last[name, cosine].clip(upper=edges[-1]), edges, histtype="step", label=name)
+        above.set(title=f"cosine {cosine:g}", xlabel="step", yscale="log")
+        below.set(xlabel="final loss of a run")
+    axes[0, 0].set_ylabel("mean loss / variance of the label")
+    axes[1, 0].set_ylabel("runs")
+    axes[0, 0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def vary(rates: dict[str, float], runs: int) -> None:
+    """A line per variation: what each of the three claims is compared by."""
+    lines = {}
+    for title, change in VARIATIONS.items():
+        last = last_losses(run_cells(rates, runs, STANDARD | change, compile=False))
+        line = {}
+        for name in MODELS:
+            gap = last[name, 0.5] - last[name, 1.0]
+            line[f"{name}: 0.5 - 1"] = f"{gap.mean():+.4f} +- {gap.sem():.4f}"
+        for cosine in (0.5, 1.0):
+            gap = last["OMoE", cosine] - last["MMoE", cosine]
+            line[f"OMoE - MMoE at {cosine:g}"] = f"{gap.mean():+.4f} +- {gap.sem():.4f}"
+        line["sd at 0.5: SB / OMoE / MMoE"] = " / ".join(f"{last[name, 0.5].std():.3f}" for name in MODELS)
+        lines[title] = line
+        print(f"{title}: " + "; ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+    print(f"\n{runs} runs a cell; means and standard errors of paired differences")
+    print(pd.DataFrame(lines).T.to_string())
+
+
+def main() -> None:
+    """Pilot, runs, table, and the paper's three claims."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--pilot", type=int, default=5, help="runs for each learning rate and cosine")
+    parser.add_argument("--rates", type=float, nargs=3, help="instead of the pilot, one per model")
+    parser.add_argument("--out", type=Path, help="CSV for all histories")
+    parser.add_argument("--figure", type=Path, help="PNG for the figures")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--vary", action="store_true", help="the variations instead of the figures")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    if options.rates:
+        rates = dict(zip(MODELS, options.rates, strict=True))
+    else:
+        rates = choose_rates(range(10_000, 10_000 + options.pilot), STANDARD)
+    if options.vary:
+        vary(rates, options.runs)
+        return
+    runs = run_cells(rates, options.runs, STANDARD, not options.no_compile)
+    last = last_losses(runs)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        runs.to_csv(options.out, index=False)
+    if options.figure:
+        draw(runs, last, options.figure)
+    print(f"\nheld-out MSE / variance of task 1 after {runs['step'].max()} steps, {options.runs} runs a cell")
+    report(last)
+    print(f"\n{time.perf_counter() - start:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class _Step:
     def __init__(self, base: _Losses, weight_decay: float, compile: bool) -> None:
         self.base, self.evaluated, self.weight_decay = base, copy.deepcopy(base).eval(), weight_decay
         self.shapes = {name: p.shape for name, p in base.named_parameters()}
-        self.compiled = torch.compile(self._run) if compile else None
+        self.compiled = torch.compile(self._run, dynamic=False) if compile else None
         self.recorded: dict[tuple[torch.Size, ...], Callable[..., None]] = {}
 
     def __call__(self, *tensors) -> None:

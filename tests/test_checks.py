@@ -233,6 +233,18 @@ def test_changed_inputs_lost_gradients_and_wrong_shapes_have_their_own_words():
             assert phrase in str(autograde_tests.verdict(exercise_id, answer)), phrase
 
 
+def test_a_wrong_array_in_a_dictionary_is_named_with_its_key():
+    def part_wrong(change):
+        def answer(*inputs):
+            use = exercise("2.5").reference(*inputs)
+            return use | {"entropy": change(use["entropy"])}
+
+        return str(autograde_tests.verdict("2.5", answer))
+
+    assert "['entropy']: expected the shape" in part_wrong(lambda entropy: entropy[:, None])
+    assert "['entropy'] at [0]: expected 0.6931" in part_wrong(lambda entropy: entropy * 1.01)
+
+
 def test_a_red_check_is_one_message_without_our_traceback():
     with pytest.raises(CheckFailed) as failure:
         check("0.1", lambda labels, observed: labels.mean(0))

@@ -6,9 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit import data, training
+from mtlkit import data, ensemble, training
 from mtlkit.ensemble import fit_many
-from mtlkit.models import L2Constrained, MMoE, OMoE, Recommender, SharedBottom, SingleTask
+from mtlkit.models import (
+    CGC,
+    PLE,
+    AdaTT,
+    CrossStitch,
+    L2Constrained,
+    MLMMoE,
+    MMoE,
+    OMoE,
+    Recommender,
+    SharedBottom,
+    SingleTask,
+    SNRTrans,
+)
 
 RATES = [1e-3, 1e-2, 1e-4]
 MODELS = {
@@ -17,6 +30,15 @@ MODELS = {
     "L2Constrained": (L2Constrained, {"bottom": [8], "tower": [4], "alpha": 0.1}),
     "OMoE": (OMoE, {"experts": 4, "expert": [8], "tower": [4]}),
     "MMoE": (MMoE, {"experts": 8, "expert": [16], "tower": [8]}),
+    "wide MMoE": (
+        MMoE,
+        {"experts": 4, "expert": [64, 32], "tower": [16]},
+    ),  # other kernels than the small one
+    "MLMMoE": (MLMMoE, {"experts": 4, "levels": [[8], [4]], "tower": [4]}),
+    "CrossStitch": (CrossStitch, {"bottom": [8], "tower": [4]}),
+    "CGC": (CGC, {"shared_experts": 1, "task_experts": [2, 1], "expert": [8], "tower": [4]}),
+    "PLE": (PLE, {"levels": [[8], [4]], "tower": [4]}),
+    "AdaTT": (AdaTT, {"levels": [[8], [4]], "tower": [4]}),
 }
 
 
@@ -49,6 +71,45 @@ def test_each_run_equals_its_lone_counterpart_over_200_steps(name, chunk, tables
         np.testing.assert_allclose(
             own["validation/loss/task_2"], alone["validation/loss/task_2"], rtol=2e-4, atol=1e-5
         )
+
+
+def test_a_short_last_batch_is_a_step_of_its_own(tables):
+    options = {
+        "epochs": 2,
+        "batch_size": 300,
+        "lr": 1e-2,
+        "progress": False,
+    }  # 2000 rows: 6 steps and 200 rows
+    history = fit_many(_runs("MMoE", tables), tables, seeds=[0, 0, 0], **options)
+    assert history["step"].max() == 14
+    alone = training.fit(_runs("MMoE", tables)[1], tables[1], patience=None, **options)
+    own = history[history["run"] == 1]
+    np.testing.assert_allclose(own["validation/loss"], alone["validation/loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [(MMoE, {"dropout": 0.5}), (SNRTrans, {})], ids=["dropout", "SNR"]
+)
+def test_what_is_drawn_is_drawn_anew_in_each_step(kind, sizes, tables, monkeypatch):
+    """The step is recorded once: it must hold the drawing, not what was drawn."""
+    models = [Recommender(table, kind, seed=0, **sizes) for table in tables[:1] * 2]
+    states = []
+    run = ensemble._Step.__call__
+
+    def spy(self, *tensors):
+        before = tensors[0].clone(), [m.clone() for m in tensors[2]]
+        for _ in range(3):  # the same step from the same place, three times
+            tensors[0].copy_(before[0])
+            for moment, old in zip(tensors[2], before[1], strict=True):
+                moment.copy_(old)
+            run(self, *tensors)
+            states.append(tensors[0].clone())
+
+    monkeypatch.setattr(ensemble._Step, "__call__", spy)
+    fit_many(models, tables[:1] * 2, epochs=1, batch_size=2000, seeds=[0, 0], progress=False)
+    first, second, third = states[:3]
+    assert not torch.equal(first, second) and not torch.equal(second, third)
+    assert not torch.equal(first[0], first[1])  # nor do two runs share a drawing
 
 
 def test_the_models_hold_their_last_weights_and_predict(tables):
