@@ -1,0 +1,82 @@
+"""What the benchmarks on real data share: runs that are kept, inputs of a linear model, cells of a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from mtlkit.data import Table
+
+
+class Runs:
+    """Runs, each done once: what the JSON lines of ``out`` hold is read instead."""
+
+    def __init__(self, out: Path | None) -> None:
+        self.out = out
+        self.done: dict[str, dict] = {}
+        if out and out.exists():
+            lines = (json.loads(line) for line in out.read_text().splitlines())
+            self.done = {_key(line["asked"]): line for line in lines}
+
+    def get(self, asked: dict, make: Callable[[], dict]) -> dict:
+        """The line of the run ``asked``: what ``make`` returned, with ``asked`` and its seconds."""
+        key = _key(asked)
+        if key not in self.done:
+            wall, cpu = time.perf_counter(), time.process_time()
+            made = make()
+            seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+            self.done[key] = {"asked": asked} | seconds | made
+            if self.out:
+                with self.out.open("a") as file:
+                    file.write(json.dumps(self.done[key]) + "\n")
+            print(".", end="", file=sys.stderr, flush=True)
+        return self.done[key]
+
+
+def _key(asked: dict) -> str:
+    return json.dumps(asked, sort_keys=True)
+
+
+def data_path(given: str | None, folder: str) -> str | None:
+    """``given``; else ../shared/data where it holds ``folder`` and MTLKIT_DATA names no other place."""
+    beside = Path(__file__).parents[2] / "shared/data"
+    if given is None and not os.environ.get("MTLKIT_DATA") and (beside / folder).is_dir():
+        return str(beside)
+    return given
+
+
+def one_hot(part: Table, kept: Sequence[int]) -> sparse.csr_matrix:
+    """One-hot ids of the fields ``kept``, then the dense features.   -> (N, sum of their sizes + K)"""
+    starts = np.cumsum([0, *(part.cardinalities[i] for i in kept)])
+    columns = (part.ids[:, list(kept)] + starts[:-1]).ravel()
+    rows = np.arange(len(part) + 1) * len(kept)
+    hot = sparse.csr_matrix((np.ones(len(columns), np.float32), columns, rows), (len(part), starts[-1]))
+    return sparse.hstack([hot, part.dense], format="csr")
+
+
+def chance(y: np.ndarray, auc: float) -> float:
+    """Standard error of an AUC from the finite draw of the rows (Hanley and McNeil, Radiology 1982)."""
+    positive, negative = int((y == 1).sum()), int((y == 0).sum())
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (positive - 1) * (q1 - auc**2) + (negative - 1) * (q2 - auc**2)
+    return float(np.sqrt(variance / (positive * negative)))
+
+
+def spread(values: Sequence[float] | np.ndarray, digits: int = 5) -> str:
+    """Mean +- sd; the mean alone for one run."""
+    values = np.asarray(values)
+    sd = f" +- {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.4f}{sd}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table."""
+    for cells in (header, ["---"] * len(header), *rows):
+        yield "| " + " | ".join(cells) + " |"
