@@ -34,6 +34,8 @@ from peers import LARGE, PEERS, TEACHING, Sizes, naive, ours
 from torch import nn
 from torch.nn import functional as F
 
+from mtlkit.device import keep_freed_memory
+
 # --- timing -----------------------------------------------------------------------------------------
 
 
@@ -223,6 +225,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.cpu_time:
         args.threads = 1
+    keep_freed_memory()  # as training.fit does, here for all of them
     if args.threads:
         torch.set_num_threads(args.threads)
 

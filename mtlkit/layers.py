@@ -81,6 +81,11 @@ class StackedLinear(nn.Module):
         return y if self.bias is None else y.add_(self.bias.unsqueeze(-1))
 
 
+def _rows_are_last(x: Tensor) -> bool:
+    """Whether (n, width, B) has B last in memory, too."""
+    return x.stride(2) == 1 < x.stride(1)
+
+
 def _check_input(name: str, x: Tensor, width: int, n: int, shared: bool = True) -> None:
     """One clear sentence for an input of the wrong shape; B is free."""
     if x.shape[1:] not in ((width,), (n, width)) or (x.dim() == 2 and not shared):
@@ -136,7 +141,7 @@ class Experts(nn.Module):
     def _together(self, x: Tensor) -> Tensor:
         if x.dim() == 3:
             x = x.transpose(0, 1) if set(self.readers) == {1} else torch.stack(self._own(x))  # (E, B, D)
-        if 2 * self.experts * self.widest < TINY:
+        if 2 * self.experts * self.widest < TINY and (x.dim() == 2 or _rows_are_last(x.mT)):
             x = x.mT  # (D, B) or (E, D, B)
             for layer in self.layers:
                 x = self.activation(layer.rows_last(x))  # (E, H, B)
@@ -231,6 +236,8 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
         for weight, expert in pairs:
             mixed = torch.addcmul(mixed, weight, expert)
         return mixed.permute(2, 0, 1)  # (B, G, H)
+    # bmm copies row by row what has B last in memory
+    experts = experts.contiguous() if experts.stride(0) == 1 else experts
     return torch.bmm(weights.contiguous(), experts)  # (B, G, H)
 
 
@@ -250,7 +257,9 @@ class Towers(nn.Module):
         _check_input("Towers", z, self.in_width, self.tasks, shared=False)
         if self.hidden is not None:
             z = self.hidden(z)  # (B, T, h)
-        return self.out.rows_last(z.permute(1, 2, 0)).squeeze(1).T  # (B, T)
+        if _rows_are_last(z.permute(1, 2, 0)):
+            return self.out.rows_last(z.permute(1, 2, 0)).squeeze(1).T  # (B, T)
+        return self.out(z.transpose(0, 1)).squeeze(-1).T  # (B, T)
 
 
 class FeatureEncoder(nn.Module):
