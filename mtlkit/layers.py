@@ -227,18 +227,24 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
     weights (B, G, E), experts (B, E, H) -> (B, G, H)
     """
     if weights.shape[1] * experts.shape[1] * experts.shape[2] < TINY and weights.is_cpu:
-        weights, experts = weights.permute(2, 1, 0).unsqueeze(2), experts.permute(1, 2, 0)
-        if torch.compiler.is_compiling():  # becomes one loop
-            return (weights * experts.unsqueeze(1)).sum(dim=0).permute(2, 0, 1)  # (B, G, H)
-        pairs = zip(weights.unbind(0), experts.unbind(0), strict=True)  # (G, 1, B), (H, B)
-        weight, expert = next(pairs)
-        mixed = weight * expert
-        for weight, expert in pairs:
-            mixed = torch.addcmul(mixed, weight, expert)
-        return mixed.permute(2, 0, 1)  # (B, G, H)
+        if experts.stride(0) == 1:
+            return _mix_rows_last(weights.permute(2, 1, 0), experts.permute(1, 2, 0)).permute(2, 0, 1)
+        return torch.stack([(own.unsqueeze(2) * experts).sum(dim=1) for own in weights.unbind(1)], dim=1)
     # bmm copies row by row what has B last in memory
     experts = experts.contiguous() if experts.stride(0) == 1 else experts
     return torch.bmm(weights.contiguous(), experts)  # (B, G, H)
+
+
+def _mix_rows_last(weights: Tensor, experts: Tensor) -> Tensor:
+    """weights (E, G, B), experts (E, H, B) -> (G, H, B)"""
+    if torch.compiler.is_compiling():  # becomes one loop
+        return (weights.unsqueeze(2) * experts.unsqueeze(1)).sum(dim=0)
+    pairs = zip(weights.unsqueeze(2).unbind(0), experts.unbind(0), strict=True)  # (G, 1, B), (H, B)
+    weight, expert = next(pairs)
+    mixed = weight * expert
+    for weight, expert in pairs:
+        mixed = torch.addcmul(mixed, weight, expert)
+    return mixed
 
 
 class Towers(nn.Module):
