@@ -22,6 +22,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.stats import wilcoxon
 from tqdm import tqdm
 
 from mtlkit import data
@@ -37,6 +38,7 @@ MODELS = {
 }
 RATES = (1e-4, 1e-3, 1e-2)
 BAD = 1.5  # a run is bad when its loss is this many times the median of its cell
+STUCK = 0.9  # of the label's variance: the mean of the labels as the answer for all would reach 1
 ROWS, FRACTIONS = 12_800, (0.8, 0.2, 0)
 STANDARD = {"epochs": 50, "rows": ROWS, "batch": 512, "waves": 10, "amplitude": 1.0}
 VARIATIONS = {
@@ -106,15 +108,20 @@ def last_losses(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(last: pd.DataFrame, a: tuple[str, float], b: tuple[str, float]) -> str:
+    """Mean and standard error; as a few runs that get stuck rule both, also the median and a rank test."""
     gap = last[a] - last[b]
-    error = gap.std() / len(gap) ** 0.5
-    above = f"above 0 in {(gap > 0).sum()} of {len(gap)}"
-    return f"{gap.mean():+.4f} +- {error:.4f} (standard error, paired), {above}"
+    rank = wilcoxon(gap).pvalue
+    return (
+        f"mean {gap.mean():+.4f} +- {gap.sem():.4f}, median {gap.median():+.4f}, "
+        f"above 0 in {(gap > 0).sum()} of {len(gap)}, Wilcoxon p = {rank:.2g}"
+    )
 
 
 def report(last: pd.DataFrame) -> None:
     table = last.agg(["mean", "std", "median", "min"]).T
+    table["90 %"] = last.quantile(0.9)
     table["bad runs"] = (last > BAD * last.median()).mean()
+    table["stuck runs"] = (last > STUCK).mean()
     print(table.round(4).to_string())
     print("\nclaim 1, related tasks are easier (loss at 0.5 minus loss at 1):")
     for name in MODELS:
@@ -190,11 +197,15 @@ def main() -> None:
     parser.add_argument("--pilot", type=int, default=5, help="runs for each learning rate and cosine")
     parser.add_argument("--rates", type=float, nargs=3, help="instead of the pilot, one per model")
     parser.add_argument("--out", type=Path, help="CSV for all histories")
+    parser.add_argument("--read", type=Path, help="report on such a CSV instead of running anything")
     parser.add_argument("--figure", type=Path, help="PNG for the figures")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--vary", action="store_true", help="the variations instead of the figures")
     options = parser.parse_args()
     start = time.perf_counter()
+    if options.read:
+        report(last_losses(pd.read_csv(options.read)))
+        return
     if options.rates:
         rates = dict(zip(MODELS, options.rates, strict=True))
     else:
