@@ -27,7 +27,7 @@ grade: .venv/ready
 	$(BIN)/python -m tools.grade
 
 bench: .venv/ready
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script; done
 
 # "ready" is touched last: an install that broke off is done again.
 .venv/ready: pyproject.toml Makefile
