@@ -98,6 +98,7 @@ def fit(
     The loss is the sum over tasks of ``losses.task_losses``, plus the model's ``penalty()`` where it has one
     (L2-Constrained, SNR). Equal seeds give equal weights on one device; torch's own generator is
     left as it was. The model stays on the device, in eval mode.
+    The process keeps the memory that it frees (``device.keep_freed_memory``).
 
     Parameters
     ----------
