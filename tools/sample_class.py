@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 import nbformat
 from nbformat import NotebookNode
 
-ASSIGNMENTS = ("00_start", "01_shared_bottom", "02_mmoe")
+from tools import sample_ple
+
+ASSIGNMENTS = ("00_start", "01_shared_bottom", "02_mmoe", "03_ple")
 ALL = (
     *("0.1", "0.2"),
     *("1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10"),
     *("2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8"),
+    *("3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "3.7", "3.8", "3.9"),
 )
 
 
@@ -366,7 +369,7 @@ for _ in tqdm(range(3)):
 
 CLASS = (
     Student("all_right", "everything as in the master"),
-    Student("other_ways", "everything right in another way", OTHER_WAYS),
+    Student("other_ways", "everything right in another way", OTHER_WAYS | sample_ple.OTHER_WAYS),
     Student(
         "sums",
         "forgets to divide, adds what should stand side by side",
@@ -386,6 +389,13 @@ CLASS = (
         "lost gradients, NaN, shared layers",
         GAPS,
         ("1.1", "1.2", "1.3", "1.5", "1.7", "1.8", "1.10", "2.2", "2.4", "2.5"),
+        named=True,
+    ),
+    Student(
+        "ple",
+        "mixes up whom a gate sees and what a level reads",
+        sample_ple.WRONG,
+        tuple(sample_ple.WRONG),
         named=True,
     ),
     Student("blank", "hands in what was given out", dict.fromkeys(ALL), ALL),
