@@ -73,8 +73,9 @@ def _mistake(
         if not _same(replies[first], at_first, trials[first], device):
             continue
         theirs = _replies(exercise, wrong, trials, device)
+        # an answer that is too slow ends the replies before the trials
         if len(theirs) == len(replies) and all(
-            _same(a, b, t, device) for a, b, t in zip(replies, theirs, trials, strict=True)
+            _same(a, b, t, device) for a, b, t in zip(replies, theirs, trials, strict=False)
         ):
             return sentence
         here.append(sentence)
