@@ -26,14 +26,16 @@ def _last_two_swapped(names, tasks):
 
 def _label_draw(rng, T=None, B=None):
     T, B = T or int(rng.integers(4, 6)), B or int(rng.integers(6, 10))
-    names = [NAMES[i] for i in rng.permutation(len(NAMES))]
-    place = np.sort(
-        rng.permutation(np.arange(1, len(names) - 1))[:T]
-    )  # neither the first nor the last column
     order = np.roll(np.arange(T), 1)  # a rotation: its inverse is another one, and no task keeps its place
-    tasks = [names[i] for i in place[order]]
-    if T > 2 and tasks in (sorted(tasks), sorted(tasks)[::-1]):
-        tasks = tasks[::-1]
+    while True:
+        names = [NAMES[i] for i in rng.permutation(len(NAMES))]
+        inner = rng.permutation(np.arange(1, len(names) - 1))  # neither the first nor the last column
+        tasks = [names[i] for i in np.sort(inner[:T])[order]]
+        if T < 3 or tasks not in (
+            sorted(tasks),
+            sorted(tasks)[::-1],
+        ):  # no order that the alphabet gives, too
+            break
     columns = rng.normal(size=(B, len(names))).astype(
         np.float32
     )  # all different, so that none is taken for another
