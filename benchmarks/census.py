@@ -16,9 +16,8 @@ alone; the chance in the draw of the test half itself is printed apart, and is t
 The paired differences are printed for the validation half, too: it chose the settings, but for both.
 
 The settings were chosen on validation figures alone, for Shared-Bottom and Single-Task: `--tune` prints that
-grid, one change at a time from the settings below, for all networks asked for (`--models`). The learning rate
-of each other network is the best of three in that grid (group 1, one seed: RATES below). No figure is a mean
-over the predictions of several networks.
+grid, one change at a time from the settings below, for the networks asked for (`--models`). All others have
+the same settings, not tuned for them. No figure is a mean over the predictions of several networks.
 
 `--out FILE` keeps each finished run as a JSON line, and a run that is in the file is not run again.
 """
@@ -26,17 +25,13 @@ over the predictions of several networks.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
+from reporting import Runs, chance, data_path, one_hot, spread
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
@@ -69,6 +64,7 @@ TRAINING = {
     "schedule": "one_cycle",
     "patience": None,
 }
+INPUTS = {"embedding": 8, "dropout": 0.2}
 SHARED_BOTTOM = {"bottom": [256, 128], "tower": [32]}
 # The sizes of each network as a function of one width, which is chosen to match Shared-Bottom's parameters.
 NETWORKS: dict[str, tuple[Callable, Callable[[int], dict]]] = {
@@ -85,7 +81,6 @@ NETWORKS: dict[str, tuple[Callable, Callable[[int], dict]]] = {
     "PLE": (PLE, lambda w: {"shared_experts": 2, "task_experts": 1, "levels": [[w], [32]]}),
     "AdaTT": (AdaTT, lambda w: {"shared_experts": 0, "task_experts": 2, "levels": [[w], [32]]}),
 }
-RATES: dict[str, float] = {}  # where another learning rate did better than TRAINING's
 # one change at a time, the same for all networks
 GRID = [
     {},
@@ -132,41 +127,31 @@ LINEAR, TREES = "logistic regression", "gradient boosting"
 LINEAR_ALL = f"{LINEAR}, the networks' inputs"
 
 
-def network(name: str, table: Table, seed: int, changes: dict) -> tuple[dict[str, pd.DataFrame], int]:
-    """Predictions on validation and test, and the number of parameters."""
-    options = settings(name) | changes
-    fitting = {key: options.pop(key) for key in TRAINING}
+def matched(name: str, table: Table, options: dict) -> dict:
+    """The sizes whose parameters come nearest to Shared-Bottom's."""
     kind, sizes = NETWORKS[name]
+    budget = count_parameters(Recommender(table, SharedBottom, **SHARED_BOTTOM, **options))
+    tower = {"tower": SHARED_BOTTOM["tower"]}
+    width = match_width(lambda w: Recommender(table, kind, **tower, **sizes(w), **options), budget)
+    return tower | sizes(width)
 
-    def build(width: int) -> Recommender:
-        return Recommender(table, kind, seed=seed, tower=SHARED_BOTTOM["tower"], **sizes(width), **options)
 
-    budget = Recommender(table, SharedBottom, **SHARED_BOTTOM, **options)
-    model = build(match_width(build, count_parameters(budget)))
+def network(
+    name: str, table: Table, seed: int, fitting: dict, options: dict
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """Predictions on validation and test, and the number of parameters."""
+    model = Recommender(table, NETWORKS[name][0], seed=seed, **options)
     training.fit(model, table, seed=seed, progress=False, **fitting)
     return _held_out(lambda part: training.predict(model, part), table), count_parameters(model)
 
 
-def settings(name: str) -> dict:
-    return TRAINING | {"lr": RATES.get(name, TRAINING["lr"]), "embedding": 8, "dropout": 0.2}
-
-
 def linear(table: Table, kept: list[int]) -> tuple[dict[str, pd.DataFrame], int]:
     """Logistic regression on one-hot ids of the fields ``kept`` and the scaled log1p of the numbers."""
-    starts = np.cumsum([0, *(table.cardinalities[i] for i in kept)])
-
-    def inputs(part: Table) -> sparse.csr_matrix:
-        columns = (part.ids[:, kept] + starts[:-1]).ravel()
-        rows = np.arange(len(part) + 1) * len(kept)
-        hot = sparse.csr_matrix(
-            (np.ones(len(columns), np.float32), columns, rows), shape=(len(part), starts[-1])
-        )
-        return sparse.hstack([hot, part.dense], format="csr")
-
     train = table.part("train")
-    x, width = inputs(train), int(starts[-1]) + len(table.dense_names)
+    x = one_hot(train, kept)
     fitted = {t: LogisticRegression(max_iter=1000).fit(x, y) for t, y in train.labels.items()}
-    return _held_out(lambda part: _columns(fitted, inputs(part)), table), len(fitted) * (width + 1)
+    size = len(fitted) * (x.shape[1] + 1)
+    return _held_out(lambda part: _columns(fitted, one_hot(part, kept)), table), size
 
 
 def trees(table: Table, kept: list[int]) -> tuple[dict[str, pd.DataFrame], int]:
@@ -189,7 +174,7 @@ def trees(table: Table, kept: list[int]) -> tuple[dict[str, pd.DataFrame], int]:
     return _held_out(lambda part: _columns(fitted, inputs(part)), table), 0
 
 
-def _columns(fitted: dict, x: np.ndarray | sparse.csr_matrix) -> pd.DataFrame:
+def _columns(fitted: dict, x) -> pd.DataFrame:
     return pd.DataFrame({task: model.predict_proba(x)[:, 1] for task, model in fitted.items()})
 
 
@@ -198,19 +183,9 @@ def _held_out(predict, table: Table) -> dict[str, pd.DataFrame]:
 
 
 class Bench:
-    """Runs, each once: what ``out`` holds is read instead."""
-
     def __init__(self, path: str | None, out: Path | None) -> None:
-        self.path, self.out = path, out
-        self.done: dict[str, dict] = {}
+        self.path, self.runs = path, Runs(out)
         self.tables: dict[tuple[int, bool], Table] = {}
-        if out and out.exists():
-            lines = (json.loads(line) for line in out.read_text().splitlines())
-            self.done = {self.key(line["asked"]): line for line in lines}
-
-    @staticmethod
-    def key(asked: dict) -> str:
-        return json.dumps(asked, sort_keys=True)
 
     def table(self, group: int, education: bool) -> Table:
         asked = (group, education)
@@ -220,13 +195,18 @@ class Bench:
 
     def run(self, name: str, group: int, seed: int, education: bool = False, **changes) -> dict:
         """One run's line: what was asked, parameters, seconds, AUC by part and task."""
+        table = self.table(group, education)
         asked = {"model": name, "group": group, "seed": seed, "education": education}
-        asked |= settings(name) | changes if name in NETWORKS else {}
-        if self.key(asked) not in self.done:
-            table, start = self.table(group, education), time.perf_counter()
+        if name in NETWORKS:
+            options = TRAINING | INPUTS | changes
+            fitting = {key: options.pop(key) for key in TRAINING}
+            options |= matched(name, table, options)
+            asked |= fitting | options
+
+        def make() -> dict:
             columns = [i for i, field in enumerate(table.fields) if field in (*CATEGORICAL, "education")]
             if name in NETWORKS:
-                guesses, size = network(name, table, seed, changes)
+                guesses, size = network(name, table, seed, fitting, options)
             elif name == TREES:
                 guesses, size = trees(table, columns)
             else:
@@ -235,27 +215,9 @@ class Bench:
                 part: {task: metrics.auc(guess[task], table.part(part).labels[task]) for task in guess}
                 for part, guess in guesses.items()
             }
-            line = {"asked": asked, "parameters": size, "seconds": time.perf_counter() - start} | auc
-            self.done[self.key(asked)] = line
-            if self.out:
-                with self.out.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            print(".", end="", file=sys.stderr, flush=True)
-        return self.done[self.key(asked)]
+            return {"parameters": size} | auc
 
-
-def chance(table: Table, task: str, auc: float) -> float:
-    """Standard error of one AUC from the finite test half (Hanley and McNeil, Radiology 1982)."""
-    y = table.part("test").labels[task]
-    positive, negative = int((y == 1).sum()), int((y == 0).sum())
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = auc * (1 - auc) + (positive - 1) * (q1 - auc**2) + (negative - 1) * (q2 - auc**2)
-    return float(np.sqrt(variance / (positive * negative)))
-
-
-def spread(values: np.ndarray) -> str:
-    sd = f" +- {values.std(ddof=1):.5f}" if len(values) > 1 else ""
-    return f"{values.mean():.4f}{sd}"
+        return self.runs.get(asked, make)
 
 
 def paired(one: np.ndarray, two: np.ndarray) -> str:
@@ -296,7 +258,7 @@ def report(bench: Bench, group: int, names: list[str], seeds: int, epochs: int) 
 
     yield "paired by seed, mean +- standard error over seeds, on both halves: a gain that the other half does"
     yield "not show may be the luck of the test rows, which more seeds do not average out"
-    pairs = [(name, "SharedBottom") for name in names if name != "SharedBottom"]
+    pairs = [(name, names[0]) for name in names[1:]]
     pairs += [(names[0], LINEAR_ALL)]
     if with_education:
         pairs.append(("SharedBottom, education is an input", "SharedBottom"))
@@ -307,7 +269,8 @@ def report(bench: Bench, group: int, names: list[str], seeds: int, epochs: int) 
                 gap = paired(results[one][part][:, t], results[two][part][:, t])
                 yield f"    {task:15}{part:12}{gap}"
     shared = results[names[0]]["test"].mean(axis=0)
-    errors = (chance(bench.table(group, False), task, auc) for task, auc in zip(tasks, shared, strict=True))
+    labels = bench.table(group, False).part("test").labels
+    errors = (chance(labels[task], auc) for task, auc in zip(tasks, shared, strict=True))
     yield (
         "standard error of any AUC above from the draw of the test half, the same rows for all "
         "(Hanley and McNeil): "
@@ -344,12 +307,8 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="print the validation grid and no test figure")
     options = parser.parse_args()
 
-    beside = Path(__file__).parents[2] / "shared/data"
-    path = options.path
-    if path is None and not os.environ.get("MTLKIT_DATA") and (beside / "census-income").is_dir():
-        path = str(beside)
     torch.set_num_threads(1)  # small products: more threads only wait for each other on a busy machine
-    bench = Bench(path, options.out)
+    bench = Bench(data_path(options.path, "census-income"), options.out)
     for group in options.groups:
         if options.tune:
             lines = tune(bench, group, options.models, options.seeds)

@@ -15,23 +15,15 @@ from __future__ import annotations
 import argparse
 import gzip
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from reporting import loading, seconds
 
 from mtlkit.data import census_income
 from mtlkit.data.census import TEST, TRAIN
 from mtlkit.data.fetch import find, read
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
@@ -52,17 +44,6 @@ def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
     return times
 
 
-def report(title: str, times: dict[str, list[float]]) -> None:
-    print(f"\n{title}\n{'':12}{'median s':>10}{'min - max s':>18}{'x read_csv':>12}{'ratios':>16}")
-    for name, values in times.items():
-        ratios = [v / base for v, base in zip(values, times["read_csv"], strict=True)]
-        print(
-            f"{name:12}{statistics.median(values):10.2f}"
-            f"{f'{min(values):.2f} - {max(values):.2f}':>18}"
-            f"{statistics.median(ratios):12.2f}{f'{min(ratios):.2f} - {max(ratios):.2f}':>16}"
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--path", default=os.environ.get("MTLKIT_DATA"))
@@ -73,11 +54,11 @@ def main() -> None:
     folder = Path(options.path)
     folder = folder / "census-income" if (folder / "census-income").is_dir() else folder
     names = " and ".join(find(folder, name).name for name in (TRAIN, TEST))
-    report(f"{names}, {options.repeats} repetitions", measure(folder, options.repeats))
+    loading(f"{names}, {options.repeats} repetitions", measure(folder, options.repeats))
     with tempfile.TemporaryDirectory() as packed:
         for name in (TRAIN, TEST):
             (Path(packed) / f"{name}.gz").write_bytes(gzip.compress(read(find(folder, name)), 6))
-        report(f"both as .gz, {options.repeats} repetitions", measure(Path(packed), options.repeats))
+        loading(f"both as .gz, {options.repeats} repetitions", measure(Path(packed), options.repeats))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from reporting import loading, seconds
 
 from mtlkit.data import kuairand
 from mtlkit.data.kuairand_file import OUTCOMES, USER_CATEGORIES, USER_NUMBERS
@@ -88,12 +86,6 @@ def made_files(folder: Path, rows: int) -> None:
     pd.DataFrame(videos).to_csv(folder / "video_features_basic_pure.csv", index=False)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
     kinds = ("log_standard_*.csv*", "user_features_*.csv*", "video_features_basic_*.csv*")
     files = [file for kind in kinds for file in sorted(folder.glob(kind))]
@@ -116,17 +108,6 @@ def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
     return times
 
 
-def report(title: str, times: dict[str, list[float]]) -> None:
-    print(f"\n{title}\n{'':14}{'median s':>10}{'min - max s':>18}{'x read_csv':>12}{'ratios':>16}")
-    for name, values in times.items():
-        ratios = [v / base for v, base in zip(values, times["read_csv"], strict=True)]
-        print(
-            f"{name:14}{statistics.median(values):10.2f}"
-            f"{f'{min(values):.2f} - {max(values):.2f}':>18}"
-            f"{statistics.median(ratios):12.2f}{f'{min(ratios):.2f} - {max(ratios):.2f}':>16}"
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--path", default=os.environ.get("MTLKIT_DATA"))
@@ -138,10 +119,10 @@ def main() -> None:
         folder = folder / "kuairand-pure" if (folder / "kuairand-pure").is_dir() else folder
         if any(folder.glob("log_standard_*")):
             names = ", ".join(file.name for file in sorted(folder.glob("log_standard_*")))
-            report(f"{names}, {options.repeats} repetitions", measure(folder, options.repeats))
+            loading(f"{names}, {options.repeats} repetitions", measure(folder, options.repeats))
     with tempfile.TemporaryDirectory() as folder:
         made_files(Path(folder), options.rows)
-        report(
+        loading(
             f"made log of {options.rows:,} rows, {options.repeats} repetitions",
             measure(Path(folder), options.repeats),
         )

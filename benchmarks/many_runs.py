@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from peers import NaiveMMoE, Sizes
+from reporting import seconds
 from tqdm import tqdm
 
 from mtlkit import data, training
@@ -67,12 +66,6 @@ def stacked(some: list[Table], seeds: range, epochs: int, chunk: int, compile: b
 def lone(table: Table, seed: int, epochs: int) -> None:
     options = {"epochs": epochs, "batch_size": SIZES.batch, "lr": LR, "progress": False}
     training.fit(model(table, seed), table, patience=None, seed=seed, **options)
-
-
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def floor(runs: int, steps: int) -> float:

@@ -1,9 +1,10 @@
-"""What the benchmarks on real data share: runs that are kept, inputs of a linear model, cells of a table."""
+"""What benchmarks share: runs that are kept, timing, inputs of a linear model, cells of a table."""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,24 @@ class Runs:
 
 def _key(asked: dict) -> str:
     return json.dumps(asked, sort_keys=True)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def loading(title: str, times: dict[str, list[float]]) -> None:
+    """Print the seconds by name, and their ratios to those of "read_csv", repetition by repetition."""
+    print(f"\n{title}\n{'':14}{'median s':>10}{'min - max s':>18}{'x read_csv':>12}{'ratios':>16}")
+    for name, values in times.items():
+        ratios = [v / base for v, base in zip(values, times["read_csv"], strict=True)]
+        print(
+            f"{name:14}{statistics.median(values):10.2f}"
+            f"{f'{min(values):.2f} - {max(values):.2f}':>18}"
+            f"{statistics.median(ratios):12.2f}{f'{min(ratios):.2f} - {max(ratios):.2f}':>16}"
+        )
 
 
 def data_path(given: str | None, folder: str) -> str | None:
