@@ -172,8 +172,9 @@ def fit(
                     labels = rows.labels[batch]
                     losses = task_losses(model(rows.ids[batch], rows.dense[batch]), labels, kinds)
                     optimizer.zero_grad()
+                    if weights.unit == "step" or step % steps == 0:
+                        omega = losses.new_tensor(weights.at(table.tasks, epoch - 1, step))  # (T,)
                     # PLE paper Eq. 8: L = sum_k omega_k L_k
-                    omega = losses.new_tensor(weights.at(table.tasks, epoch - 1, step))  # (T,)
                     ((omega * losses).sum() + model.penalty()).backward()
                     optimizer.step()
                     if cycle:
