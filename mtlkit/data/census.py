@@ -5,7 +5,6 @@ UCI id 117, DOI 10.24432/C5N30T, CC BY 4.0.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from mtlkit.data.census_file import CATEGORICAL, LABELS, NUMERIC, parse
-from mtlkit.data.fetch import DataError, cache_folder, cached, download, find, members, read, sha256
+from mtlkit.data.fetch import (
+    DataError,
+    cache_folder,
+    cached,
+    download,
+    find,
+    local_folder,
+    members,
+    read_all,
+    sha256,
+)
 from mtlkit.data.table import SPLITS, Table
 
 TRAIN, TEST = "census-income.data", "census-income.test"
@@ -98,7 +107,7 @@ def census_income(
     else:
         found = [(name, file.suffix, sha256(file)) for name, file in files.items()]
         key, source = sha256(repr((_LAYOUT, found)).encode()), str(files[TRAIN].parent)
-        columns = cached(folder / f"census-{key[:32]}.npz", lambda: _columns(_texts(files)))
+        columns = cached(folder / f"census-{key[:32]}.npz", lambda: _columns(read_all(files)))
     other = [name for name, digest in _SHA256.items() if str(columns[f"sha256 {name}"]) != digest]
     if other:
         warnings.warn(
@@ -124,13 +133,10 @@ def _tasks(group: int | Sequence[str]) -> tuple[str, ...]:
 
 def _local_files(path: str | Path | None) -> dict[str, Path] | None:
     """The local train and test file, or None where the official archive is to be used."""
-    given = path if path is not None else os.environ.get("MTLKIT_DATA")
-    if not given:
+    found = local_folder("census_income", path, TRAIN)
+    if found is None:
         return None
-    folder = Path(given).expanduser()
-    said = f"{folder} (path)" if path is not None else f"{folder} (MTLKIT_DATA)"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"census_income: {said} is no folder; name the one with {TRAIN}.")
+    folder, said = found
     lacks = [TRAIN, TEST]
     for place in (folder / "census-income", folder):
         files = {name: find(place, name) for name in (TRAIN, TEST)}
@@ -144,10 +150,6 @@ def _local_files(path: str | Path | None) -> dict[str, Path] | None:
         f"census_income: {said} holds no {' and no '.join(lacks)} (plain, .gz or .bz2), nor does "
         "its subfolder census-income; copy the file there or name another folder."
     )
-
-
-def _texts(files: dict[str, Path]) -> dict[str, bytes]:
-    return {name: read(file) for name, file in files.items()}
 
 
 def _official(folder: Path) -> dict[str, bytes]:

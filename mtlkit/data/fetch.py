@@ -16,7 +16,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -45,6 +45,21 @@ def sha256(data: bytes | Path) -> str:
         return hashlib.sha256(data).hexdigest()
     with open(data, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def local_folder(caller: str, path: str | Path | None, holds: str) -> tuple[Path, str] | None:
+    """The folder of ``path``, else of MTLKIT_DATA, and how to name it to the user; None without either.
+
+    Raises ``FileNotFoundError`` in the name of ``caller`` where it is no folder; it should hold ``holds``.
+    """
+    given = path if path is not None else os.environ.get("MTLKIT_DATA")
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    said = f"{folder} ({'path' if path is not None else 'MTLKIT_DATA'})"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{caller}: {said} is no folder; name the one with {holds}.")
+    return folder, said
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -76,6 +91,11 @@ def read(path: Path) -> bytes:
         raise DataError(
             f"{path} is truncated or damaged ({_line(error)}); copy or download it again."
         ) from error
+
+
+def read_all(files: Mapping[str, Path]) -> dict[str, bytes]:
+    """The decompressed bytes of several files, by name."""
+    return {name: read(file) for name, file in files.items()}
 
 
 def _line(error: BaseException) -> str:

@@ -6,7 +6,6 @@ Gao et al., CIKM 2022, DOI 10.1145/3511808.3557624, CC BY-SA 4.0.
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -14,7 +13,17 @@ from typing import Literal
 
 import numpy as np
 
-from mtlkit.data.fetch import DataError, cache_folder, cached, download, find_all, members, read, sha256
+from mtlkit.data.fetch import (
+    DataError,
+    cache_folder,
+    cached,
+    download,
+    find_all,
+    local_folder,
+    members,
+    read_all,
+    sha256,
+)
 from mtlkit.data.history import past
 from mtlkit.data.kuairand_file import (
     OUTCOMES,
@@ -121,7 +130,7 @@ def kuairand(
         found = [_stamp(file) for kind in files for file in kind.values()]
         key, source = sha256(repr((_LAYOUT, found)).encode()), str(next(iter(files[0].values())).parent)
         entry = folder / f"kuairand-{key[:32]}.npz"
-        columns = cached(entry, lambda: parse(*map(_texts, files)))
+        columns = cached(entry, lambda: parse(*map(read_all, files)))
     days = columns["days"]
     split = (np.searchsorted(starts, days, side="right") - 1)[columns["day"]]  # -1: before train
     for index, name in enumerate(SPLITS):
@@ -166,13 +175,10 @@ def _starts(dates: tuple[str | None, str, str]) -> tuple[int, int, int]:
 
 def _local_files(path: str | Path | None, variant: str) -> list[dict[str, Path]] | None:
     """The local files of each of the three kinds by name, or None where the archive is to be used."""
-    given = path if path is not None else os.environ.get("MTLKIT_DATA")
-    if not given:
+    found = local_folder("kuairand", path, _pattern(0, variant))
+    if found is None:
         return None
-    folder = Path(given).expanduser()
-    said = f"{folder} (path)" if path is not None else f"{folder} (MTLKIT_DATA)"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"kuairand: {said} is no folder; name the one with {_pattern(0, variant)}.")
+    folder, said = found
     best: list[dict[str, Path]] = [{}, {}, {}]
     for below in ("", f"KuaiRand-{variant}", f"kuairand-{variant.lower()}"):
         for place in (folder / below, folder / below / "data"):
@@ -200,10 +206,6 @@ def _stamp(file: Path) -> tuple[str, int, int, int]:
     """What tells a file from a changed one without reading it: no program can set the time of the change."""
     stat = file.stat()
     return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _texts(files: dict[str, Path]) -> dict[str, bytes]:
-    return {name: read(file) for name, file in files.items()}
 
 
 def _official(variant: str, folder: Path) -> list[dict[str, bytes]]:
