@@ -12,13 +12,17 @@ ifneq ($(wildcard ../shared/data),)
 export MTLKIT_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: lab test notebooks grade bench
+.PHONY: lab test seeds notebooks grade bench
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start/00_start.ipynb $(AS_ROOT) $(LAB_ARGS)
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+
+# the checks of the checks over all 200 seeds; `make test` runs 43 of them
+seeds: .venv/ready
+	MTLKIT_ALL_SEEDS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_checks.py $(TEST_ARGS)
 
 notebooks: .venv/ready
 	$(BIN)/python -m tools.build
