@@ -101,6 +101,7 @@ class _Step:
     def __init__(self, base: _Losses, weight_decay: float, compile: bool) -> None:
         self.base, self.evaluated, self.weight_decay = base, copy.deepcopy(base).eval(), weight_decay
         self.shapes = {name: p.shape for name, p in base.named_parameters()}
+        self.moving = [name for name, _ in base.named_buffers() if name in base.state_dict()]
         self.compiled = torch.compile(self._run, dynamic=False) if compile else None
         self.recorded: dict[tuple[torch.Size, ...], Callable[..., None]] = {}
 
@@ -121,11 +122,15 @@ class _Step:
 
     def losses(
         self, params: Tensor, buffers: dict[str, Tensor], rows: Sequence[Tensor], base: _Losses
-    ) -> tuple[Tensor, Tensor]:
-        """Of every run on its own rows (S, B, ...): task losses (S, T) and penalties (S,)."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Of every run on its own rows (S, B, ...): task losses (S, T), penalties (S,), moved averages."""
 
         def one(params, buffers, *own):
-            return functional_call(base, (self.named(params), buffers), own)
+            averages = {
+                name: buffers[name].clone() for name in self.moving
+            }  # a batch norm moves them in place
+            losses, penalty = functional_call(base, (self.named(params), buffers | averages), own)
+            return losses, penalty, averages
 
         return vmap(one, randomness="different")(params, buffers, *rows)
 
@@ -140,10 +145,13 @@ class _Step:
         eps: Tensor,
     ) -> None:
         # the runs share no weight, so the gradient of the sum of their losses keeps them apart
-        def total(params: Tensor) -> Tensor:
-            return sum(part.sum() for part in self.losses(params, buffers, rows, self.base))
+        def total(params: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, penalties, averages = self.losses(params, buffers, rows, self.base)
+            return losses.sum() + penalties.sum(), averages
 
-        grad = torch.func.grad(total)(params)
+        grad, averages = torch.func.grad(total, has_aux=True)(params)
+        for name, average in averages.items():
+            buffers[name].copy_(average)
         mean, square = moments
         mean.lerp_(grad, 1 - BETAS[0])
         square.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
@@ -206,6 +214,9 @@ class _Stack:
             for name, value in step.named(row).items():
                 model.get_parameter(name).data.copy_(value)
             model.eval()
+        for name in step.moving:
+            for row, model in zip(self.buffers[name], self.models, strict=True):
+                model.get_buffer(name).copy_(row)
         return pd.DataFrame(lines)
 
     def _validate(self, step: _Step, epoch: int, count: int) -> list[dict[str, float]]:

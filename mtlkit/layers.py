@@ -3,7 +3,8 @@
 One idea carries them: experts + gates + a boolean matrix that says which gate sees which expert.
 Each part computes all experts, gates or tasks at once.
 
-Letters: B batch, F fields, D input width, E experts, H expert width, G gates, T tasks.
+Letters: B batch, F fields, D input width, E experts, H expert width, G gates (or groups that have one),
+T tasks, L LoRAs.
 """
 
 from __future__ import annotations
@@ -93,6 +94,39 @@ def _check_input(name: str, x: Tensor, width: int, n: int, shared: bool = True) 
         raise ValueError(f"{name}: the input has shape {tuple(x.shape)}, expected {expected}.")
 
 
+class ExpertNorm(nn.Module):
+    """Batch norm of every output unit of every expert, each by itself.   (B, E, H) -> (B, E, H)
+
+    HoME paper (arXiv 2408.05430) Eq. 4: gamma (z - mu) / sqrt(delta^2 + eps) + beta, with mean and variance
+    over the batch; ``weight`` (E, H) is gamma, ``bias`` is beta. As ``nn.BatchNorm1d`` it keeps running
+    averages (``momentum``, the variance with B - 1), which stand in for the batch's in evaluation.
+    One row has no variance: a training batch of one row is normalised by the running averages, too, and
+    leaves them as they are.
+    """
+
+    def __init__(self, experts: int, width: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(experts, width))
+        self.bias = nn.Parameter(torch.zeros(experts, width))
+        self.register_buffer("running_mean", torch.zeros(experts, width))
+        self.register_buffer("running_var", torch.ones(experts, width))
+        self.eps, self.momentum = eps, momentum
+
+    def forward(self, z: Tensor) -> Tensor:
+        averages = self.running_mean.view(-1), self.running_var.view(-1)
+        from_batch = self.training and z.shape[0] > 1
+        y = F.batch_norm(
+            z.flatten(1),
+            *averages,
+            self.weight.view(-1),
+            self.bias.view(-1),
+            from_batch,
+            self.momentum,
+            self.eps,
+        )
+        return y.unflatten(1, self.weight.shape)  # (B, E, H)
+
+
 class Experts(nn.Module):
     """``experts`` identical MLPs with their own weights, activation after every layer.
 
@@ -101,6 +135,10 @@ class Experts(nn.Module):
     the first two read row 0, the other three row 2. The weights are laid out the same way in every case.
     ``widths`` are the hidden layers; the last one is H. ReLU after each layer as in the MMoE paper
     (Ma et al., KDD 2018, section 4.1: "experts are identical multilayer perceptrons with ReLU").
+
+    ``norm=True`` makes HoME's experts, Swish(BatchNorm(MLP)) (arXiv 2408.05430, Eq. 5): the last layer is
+    normalised (``ExpertNorm``, which takes over its bias) and followed by Swish. The paper does not say what
+    stands between the hidden layers; it is ``activation``.
     """
 
     def __init__(
@@ -109,6 +147,7 @@ class Experts(nn.Module):
         experts: int | Sequence[int],
         widths: Sequence[int],
         activation: Activation = F.relu,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         if not widths:
@@ -118,15 +157,20 @@ class Experts(nn.Module):
             raise ValueError(f"Experts: experts={experts}; there must be at least one.")
         experts = sum(readers)
         sizes = [in_width, *widths]
+        # batch norm takes the mean away, and with it a bias: a bias before it would never learn
+        biases = [True] * (len(widths) - 1) + [not norm]
         self.layers = nn.ModuleList(
-            StackedLinear(experts, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+            StackedLinear(experts, a, b, bias) for a, b, bias in zip(sizes, sizes[1:], biases, strict=False)
         )
+        self.norm = ExpertNorm(experts, widths[-1]) if norm else None
         self.activation = activation
         self.in_width, self.experts, self.readers = in_width, experts, readers
         self.widest = max(widths)
 
     def forward(self, x: Tensor) -> Tensor:
         _check_input("Experts", x, self.in_width, len(self.readers))
+        if self.norm is not None:
+            return self._normalised(x)
         if fits_cache(x, self.experts * self.widest):
             return self._together(x)
         # Narrow inputs: the activations are the traffic, and those of one expert fit the inner cache. Wide
@@ -149,6 +193,15 @@ class Experts(nn.Module):
         for layer in self.layers:
             x = self.activation(layer(x))  # (E, B, H)
         return x.transpose(0, 1)  # (B, E, H)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """All rows at once: they share their mean and variance."""
+        x = torch.stack(self._own(x)) if x.dim() == 3 else x  # (E, B, D) or (B, D)
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = self.activation(layer(x))  # (E, B, H)
+        # HoME Eq. 5: Swish(BatchNorm(MLP_E(v)))
+        return F.silu(self.norm(last(x).transpose(0, 1)))  # (B, E, H)
 
     def _one_by_one(self, x: Tensor) -> Tensor:
         # ReLU in place: half the memory an expert writes, and autograd needs its output only
@@ -189,7 +242,7 @@ class Gates(nn.Module):
         if blind:
             raise ValueError(f"Gates: gate {blind[0]} sees no expert; give its row of `visible` one True.")
         self.in_width, self.gates, self.experts = in_width, gates, experts
-        choices = visible & (visible.sum(dim=1, keepdim=True) > 1)
+        choices = self._choices(visible)
         self.weight = nn.Parameter(torch.empty(int(choices.sum()), in_width))  # a row per visible pair
         self.register_buffer("pairs", choices.flatten().nonzero().flatten(), persistent=False)
         self.register_buffer("hidden", ~visible, persistent=False)
@@ -201,8 +254,13 @@ class Gates(nn.Module):
         bound = 1 / math.sqrt(self.weight.shape[1])
         nn.init.uniform_(self.weight, -bound, bound)
 
+    @staticmethod
+    def _choices(visible: Tensor) -> Tensor:
+        """Which pairs of gate and expert have parameters.   (G, E) -> (G, E)"""
+        return visible & (visible.sum(dim=1, keepdim=True) > 1)
+
     def forward(self, x: Tensor) -> Tensor:
-        _check_input("Gates", x, self.in_width, self.gates)
+        _check_input(type(self).__name__, x, self.in_width, self.gates)
         if x.dim() == 2:
             logits = self._all_pairs(self.weight @ x.T)  # (G, E, B)
         else:
@@ -219,6 +277,71 @@ class Gates(nn.Module):
             full = rows.new_zeros(self.gates * self.experts, rows.shape[1])
             rows = full.index_copy(0, self.pairs, rows)  # (G*E, n)
         return rows.view(self.gates, self.experts, -1)
+
+
+class SelfGates(Gates):
+    """What a reader gives once more to its own experts: softmax over several, sigmoid for one.
+
+    HoME paper (arXiv 2408.05430) Eq. 11. ``own`` (G, E) says whose an expert is; a gate without an expert of
+    its own gives nothing. Shapes as in ``Gates``: (B, D) or (B, G, D) -> (B, G, E), 0 for other experts.
+    Every pair of a gate and an own expert has parameters, a row each in the order of ``own``.
+    """
+
+    def __init__(self, in_width: int, own: Tensor) -> None:
+        # sigmoid(a) is the first weight of softmax(a, 0): a last expert, "none", whose logit is always 0,
+        # is seen by the gates with one expert or without any
+        own = torch.as_tensor(own, dtype=torch.bool, device="cpu")
+        none = own.sum(dim=1, keepdim=True) < 2
+        super().__init__(in_width, len(own), own.shape[1] + 1, torch.cat([own, none], dim=1))
+
+    @staticmethod
+    def _choices(visible: Tensor) -> Tensor:
+        return torch.cat([visible[:, :-1], torch.zeros_like(visible[:, -1:])], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :, :-1]  # (B, G, E)
+
+
+class FeatureGates(nn.Module):
+    """An input of its own for each of ``groups``: features amplified or damped.   -> (B, G, D)
+
+    HoME paper (arXiv 2408.05430) Eq. 8-10: x times a mixture of ``loras`` small networks 2 sigmoid(x B A)
+    with B (D, rank) and A (rank, D), mixed by a softmax gate that reads x; each factor lies in (0, 2).
+    Shapes: one input (B, D) for all groups, or an input per group (B, G, D).
+    ``rank`` is D / L in the paper, so L must divide D; then a group has 2 D^2 weights for any L, and only a
+    smaller rank saves some. Where the paper is silent: no bias, and A starts at 0, so each factor at 1.
+    """
+
+    def __init__(self, in_width: int, groups: int, loras: int = 2, rank: int | None = None) -> None:
+        super().__init__()
+        if loras < 1 or (rank is None and in_width % loras) or (rank is not None and rank < 1):
+            raise ValueError(
+                f"FeatureGates: loras={loras}, rank={rank} for an input of width {in_width}: loras must be "
+                "at least 1 and divide the width, or give a rank of at least 1."
+            )
+        rank = rank or in_width // loras
+        self.in_width, self.groups, self.loras = in_width, groups, loras
+        self.down = StackedLinear(
+            groups, in_width, loras * rank, bias=False
+        )  # B, the LoRAs one below the other
+        self.up = StackedLinear(groups * loras, rank, in_width, bias=False)  # A
+        self.gates = Gates(in_width, groups, loras)
+        nn.init.zeros_(self.up.weight)
+
+    def factors(self, x: Tensor) -> Tensor:
+        """What each feature of each group is multiplied with, in (0, 2).   -> (B, G, D)"""
+        _check_input("FeatureGates", x, self.in_width, self.groups)
+        low = self.down(x if x.dim() == 2 else x.transpose(0, 1))  # (G, B, L*rank)
+        low = low.unflatten(2, (self.loras, -1)).transpose(1, 2)  # (G, L, B, rank)
+        # Eq. 8: Fea_LoRA(v) = 2 sigmoid(v B A); the 2 stands with the weights, which are fewer
+        loras = self.up(low.flatten(0, 1)).sigmoid().unflatten(0, (-1, self.loras))  # (G, L, B, D)
+        # Eq. 9: Fea_Gate(v) = sum_l Gate^fea(v)_l Fea_LoRA^l(v)
+        weights = 2 * self.gates(x).permute(1, 2, 0).unsqueeze(3)  # (G, L, B, 1)
+        return (weights * loras).sum(dim=1).transpose(0, 1)  # (B, G, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Eq. 10: v * Fea_Gate(v)
+        return (x if x.dim() == 3 else x.unsqueeze(1)) * self.factors(x)  # (B, G, D)
 
 
 def mix(weights: Tensor, experts: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from mtlkit.models import (
     PLE,
     AdaTT,
     CrossStitch,
+    HoME,
     L2Constrained,
     MLMMoE,
     MMoE,
@@ -24,9 +25,10 @@ from mtlkit.models import (
 
 @dataclass
 class Weights:
-    """Copies of a model's parameters, read one expert at a time."""
+    """Copies of a model's parameters and buffers, read one expert at a time."""
 
     by_name: dict[str, torch.Tensor]
+    training: bool = False  # which mean and variance a batch norm takes
 
     def linear(self, name, index, x):
         """The layer at ``index`` of a stack of linear layers."""
@@ -35,10 +37,22 @@ class Weights:
         return y if bias is None else y + bias[index]
 
     def mlp(self, name, index, x, depth):
-        """The expert at ``index``, ReLU after each of its layers."""
+        """The expert at ``index``, ReLU after each of its layers; HoME's where it has a batch norm."""
+        normed = f"{name}.norm.weight" in self.by_name
         for layer in range(depth):
-            x = self.linear(f"{name}.layers.{layer}", index, x).clamp(min=0)
-        return x
+            x = self.linear(f"{name}.layers.{layer}", index, x)
+            if not normed or layer + 1 < depth:
+                x = x.clamp(min=0)
+        return self.swish_of_batch_norm(f"{name}.norm", index, x) if normed else x
+
+    def swish_of_batch_norm(self, name, index, z):
+        mean, variance = (self.by_name[f"{name}.running_{part}"][index] for part in ("mean", "var"))
+        if self.training:
+            mean = z.sum(dim=0) / len(z)
+            variance = ((z - mean) ** 2).sum(dim=0) / len(z)
+        z = (z - mean) / (variance + 1e-5) ** 0.5
+        z = z * self.by_name[f"{name}.weight"][index] + self.by_name[f"{name}.bias"][index]
+        return z / (1 + (-z).exp())
 
     def gate(self, name, index, x, experts):
         """Softmax over all experts of one gate, linear in x."""
@@ -176,6 +190,79 @@ def adatt(own, shared, levels):
     return oracle
 
 
+def home_level(w, name, counts, inputs, given, sees, own, depth, loras):
+    """Groups of ``counts`` experts on ``inputs``; gate g reads ``given[g]``. -> what each makes"""
+    outs, blocks = [], []
+    for m, count in enumerate(counts):
+        block = range(sum(counts[:m]), sum(counts[: m + 1]))
+        blocks.append(list(block))
+        v = inputs[m]
+        if count and loras:
+            v = v * feature_gate(w, f"{name}.feature_gates", sum(n > 0 for n in counts[:m]), v, loras)
+        outs += [w.mlp(f"{name}.experts", e, v, depth) for e in block]
+    visible = [[e for m in groups for e in blocks[m]] for groups in sees]
+    visible = [sorted(seen) for seen in visible]
+    made = []
+    for gate, seen in zip(w.gates_that_see(f"{name}.gates", visible, given), visible, strict=True):
+        made.append(weighted(gate, [outs[e] for e in seen]))
+    rows = w.by_name.get(f"{name}.self_gates.weight")
+    start = 0
+    for g, m in enumerate(own):
+        if rows is None or not counts[m]:
+            continue
+        scores = [given[g] @ row for row in rows[start : start + counts[m]]]
+        start += counts[m]
+        own_outs = [outs[e] for e in blocks[m]]
+        if len(scores) == 1:
+            made[g] = made[g] + own_outs[0] / (1 + (-scores[0]).exp())[:, None]
+        else:
+            total = sum(score.exp() for score in scores)
+            for score, out in zip(scores, own_outs, strict=True):
+                made[g] = made[g] + (score.exp() / total)[:, None] * out
+    assert rows is None or start == len(rows)
+    return made
+
+
+def feature_gate(w, name, group, v, loras):
+    down, up = w.by_name[f"{name}.down.weight"][group], w.by_name[f"{name}.up.weight"]
+    rank = len(down) // loras
+    scores = [v @ row for row in w.by_name[f"{name}.gates.weight"][group * loras : (group + 1) * loras]]
+    scores = [score.exp() for score in scores] or [torch.ones_like(v[:, 0])]
+    factor = 0
+    for i in range(loras):
+        low = v @ down[i * rank : (i + 1) * rank].T
+        lora = 2 / (1 + (-(low @ up[group * loras + i].T)).exp())
+        factor = factor + (scores[i] / sum(scores))[:, None] * lora
+    return factor
+
+
+def home(groups, meta, second, depths=(1, 1), loras=(2, 2), mask=True):
+    """HoME: ``meta`` experts of the categories and of all, ``second`` of tasks, categories and all."""
+
+    def oracle(w, x):
+        c, t = max(groups) + 1, len(groups)
+        sees = [[g, c] for g in range(c)] + [list(range(c + 1))]
+        if not mask:
+            sees = [list(range(c + 1))] * (c + 1)
+        everyone = [x] * (c + 1)
+        z = home_level(w, "levels.0", meta, everyone, everyone, sees, range(c + 1), depths[0], loras[0])
+        inputs = [z[g] for g in groups] + z
+        given = [torch.cat([z[g], z[c]], dim=1) for g in groups]
+        sees = [[i, t + g, t + c] if mask else list(range(t + c + 1)) for i, g in enumerate(groups)]
+        h = home_level(w, "levels.1", second, inputs, given, sees, range(t), depths[1], loras[1])
+        return [w.tower(i, own) for i, own in enumerate(h)]
+
+    return oracle
+
+
+def shaken(model):
+    """Random values for what starts at a constant: batch norms, their averages, the feature gates' A."""
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if ".norm." in name or ".up." in name:
+            value.data.copy_(torch.rand_like(value) + 0.5 * (".bias" not in name and ".mean" not in name))
+    return model
+
+
 @dataclass
 class Case:
     make: object  # (in_width, tasks) -> model
@@ -186,6 +273,18 @@ class Case:
 def uneven(tasks, least=0):
     """A number of experts for each task: 2, 0, 1, 2, 0, ... and ``least`` more."""
     return [least + (2, 0, 1)[t % 3] for t in range(tasks)]
+
+
+def two(tasks):
+    """Two categories, uneven: 0, 1, 0, 0, 1, 0, ..."""
+    return [int(t % 3 == 1) for t in range(tasks)]
+
+
+def uneven_home(in_width, tasks, **options):
+    one, few = min(tasks, 2), uneven(tasks)
+    return HoME(
+        in_width, tasks, two(tasks), 2, [0, 3][:one], 2, [1, 2][:one], few, [TWO, [7]], [4], rank=3, **options
+    )
 
 
 D, T, E = 6, 3, 4
@@ -214,4 +313,26 @@ CASES = {
     "AdaTT": Case(lambda d, t: AdaTT(d, t, 2, uneven(t, 1), [[8], [5]], [4]), adatt([3, 1, 2], 2, 2)),
     "AdaTT-sp": Case(lambda d, t: AdaTT(d, t, 0, 2, [[8], [5], [6]], [4]), adatt([2] * T, 0, 3)),
     "AdaTT-sp, one each": Case(lambda d, t: AdaTT(d, t, 0, 1, [[8], [5]], [4]), adatt([1] * T, 0, 2)),
+    "MMoE*": Case(lambda d, t: shaken(MMoE(d, t, E, TWO, [4], expert_norm=True)), mmoe),
+    "CGC*": Case(lambda d, t: shaken(CGC(d, t, 2, 1, TWO, [4], expert_norm=True)), ple([1] * T, 2, [2])),
+    "PLE*": Case(
+        lambda d, t: shaken(PLE(d, t, 3, uneven(t), [[8], TWO], [4], expert_norm=True)),
+        ple([2, 0, 1], 3, [1, 2]),
+    ),
+    "AdaTT*": Case(
+        lambda d, t: shaken(AdaTT(d, t, 2, uneven(t, 1), [[8], [5]], [4], expert_norm=True)),
+        adatt([3, 1, 2], 2, 2),
+    ),
+    "HoME": Case(
+        lambda d, t: shaken(HoME(d, t, two(t), levels=[[8], [5]], tower=[4])),
+        home([0, 1, 0], [1] * 3, [1] * 6),
+    ),
+    "HoME, uneven": Case(
+        lambda d, t: shaken(uneven_home(d, t)),
+        home([0, 1, 0], [0, 3, 2], [2, 0, 1, 1, 2, 2], (2, 1)),
+    ),
+    "HoME, bare": Case(
+        lambda d, t: shaken(uneven_home(d, t, feature_gates=(False, False), self_gates=False, mask=False)),
+        home([0, 1, 0], [0, 3, 2], [2, 0, 1, 1, 2, 2], (2, 1), (0, 0), mask=False),
+    ),
 }

@@ -8,6 +8,7 @@ import torch
 from model_cases import CASES, TWO, D, E, T, Weights
 from torch import nn
 
+from mtlkit import layers
 from mtlkit.data import relatedness
 from mtlkit.data.table import Table
 from mtlkit.models import (
@@ -15,6 +16,7 @@ from mtlkit.models import (
     PLE,
     AdaTT,
     CrossStitch,
+    HoME,
     L2Constrained,
     MLMMoE,
     MMoE,
@@ -45,14 +47,15 @@ def test_outputs_and_gradients_equal_the_plain_loop(case, rows, dtype):
     model = case.make(D, case.tasks).to(dtype).eval()
     x = torch.randn(rows, D, dtype=dtype, requires_grad=True)
     names = [name for name, _ in model.named_parameters()]
-    copies = Weights({n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()})
+    own = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+    copies = Weights(own | dict(model.named_buffers()))
     out, expected = model(x), torch.stack(case.oracle(copies, x), dim=1)
     assert out.shape == (rows, case.tasks)
     near = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
     torch.testing.assert_close(out, expected, **near)
     cotangent = torch.randn_like(out) / rows
     got = torch.autograd.grad(out, [x, *model.parameters()], cotangent)
-    wanted = torch.autograd.grad(expected, [x, *copies.by_name.values()], cotangent)
+    wanted = torch.autograd.grad(expected, [x, *own.values()], cotangent)
     for name, a, b in zip(["x", *names], got, wanted, strict=True):
         torch.testing.assert_close(a, b, **near, msg=lambda m, name=name: f"gradient of {name}: {m}")
 
@@ -83,11 +86,14 @@ def test_no_parameter_entry_is_dead(case):
     assert all(seen.all() for seen in alive.values()), [n for n, seen in alive.items() if not seen.all()]
 
 
-def test_rows_do_not_see_each_other(case):
-    model = case.make(D, case.tasks).eval()
-    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    x = torch.randn(20, D)
+@pytest.mark.parametrize("name", CASES)
+def test_rows_do_not_see_each_other(name):
+    torch.manual_seed(0)
+    model, x = CASES[name].make(D, CASES[name].tasks).eval(), torch.randn(20, D)
     torch.testing.assert_close(model(x)[:7], model(x[:7]))
+    normed = any(isinstance(part, layers.ExpertNorm) for part in model.modules())
+    assert normed == ("*" in name or "HoME" in name)  # then in training they do
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
 def test_state_dict_round_trip(case):
@@ -117,7 +123,7 @@ def test_export_with_a_dynamic_batch(case):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", ["MMoE", "PLE, uneven", "AdaTT"])
+@pytest.mark.parametrize("name", ["MMoE", "PLE, uneven", "AdaTT", "MMoE*", "HoME, uneven"])
 def test_a_model_compiles_without_a_graph_break(name):
     model, x = CASES[name].make(D, T), torch.randn(9, D)
     torch._dynamo.reset()
@@ -416,6 +422,13 @@ def test_match_width_brings_any_model_to_a_budget(name):
         "AdaTT": lambda w: AdaTT(50, 2, levels=[[w], [w]], tower=[8]),
         "AdaTT-sp": lambda w: AdaTT(50, 2, 0, levels=[[w], [w]], tower=[8]),
         "AdaTT-sp, one each": lambda w: AdaTT(50, 2, 0, 1, levels=[[w], [w]], tower=[8]),
+        "MMoE*": lambda w: MMoE(50, 2, expert=[w], tower=[8], expert_norm=True),
+        "CGC*": lambda w: CGC(50, 2, expert=[w], tower=[8], expert_norm=True),
+        "PLE*": lambda w: PLE(50, 2, levels=[[w], [w]], tower=[8], expert_norm=True),
+        "AdaTT*": lambda w: AdaTT(50, 2, levels=[[w], [w]], tower=[8], expert_norm=True),
+        "HoME": lambda w: HoME(50, 2, [0, 1], levels=[[w], [w]], tower=[8], rank=2),
+        "HoME, uneven": lambda w: HoME(50, 2, [0, 0], 2, 3, 1, 2, [0, 3], [[2 * w], [w]], [8], rank=2),
+        "HoME, bare": lambda w: HoME(50, 2, [0, 1], levels=[[w], [w]], feature_gates=(False, False)),
     }
     width = match_width(makers[name], budget)
     sizes = [count_parameters(makers[name](w)) for w in (width - 1, width, width + 1)]

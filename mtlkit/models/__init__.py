@@ -7,6 +7,7 @@ A model that adds something to the loss has a method ``penalty()``.
 from mtlkit.models.adatt import AdaTT
 from mtlkit.models.cgc import CGC
 from mtlkit.models.cross_stitch import CrossStitch
+from mtlkit.models.home import HoME
 from mtlkit.models.l2_constrained import L2Constrained
 from mtlkit.models.ml_mmoe import MLMMoE
 from mtlkit.models.mmoe import MMoE
@@ -22,6 +23,7 @@ __all__ = [
     "AdaTT",
     "CGC",
     "CrossStitch",
+    "HoME",
     "L2Constrained",
     "MLMMoE",
     "MMoE",

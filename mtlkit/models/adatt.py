@@ -19,8 +19,16 @@ class FusionLevel(Level):
     Where every module has one expert, the weight is 1 and there is nothing to learn.
     """
 
-    def __init__(self, in_width: int, experts: Sequence[int], expert: Sequence[int], gates: int) -> None:
-        super().__init__(in_width, experts, expert, torch.ones(gates, sum(experts), device="cpu"))
+    def __init__(
+        self,
+        in_width: int,
+        experts: Sequence[int],
+        expert: Sequence[int],
+        gates: int,
+        expert_norm: bool = False,
+    ) -> None:
+        everything = torch.ones(gates, sum(experts), device="cpu")
+        super().__init__(in_width, experts, expert, everything, expert_norm)
         fusing = list(experts[:gates])
         unit = torch.arange(gates, device="cpu").repeat_interleave(torch.tensor(fusing, device="cpu"))
         place = unit * sum(experts) + torch.arange(len(unit), device="cpu")
@@ -51,7 +59,8 @@ class AdaTT(nn.Module):
 
     ``task_experts`` for each task (a number, or one per task; at least one) on each level, ``levels`` the
     hidden widths of one expert, level by level, ``tower`` the hidden widths of a tower; ReLU after each.
-    The gates have no bias, as in the paper; the authors' code has one.
+    The gates have no bias, as in the paper; the authors' code has one. ``expert_norm=True`` is the AdaTT* of
+    the HoME paper: with its experts.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class AdaTT(nn.Module):
         task_experts: int | Sequence[int] = 2,
         levels: Sequence[Sequence[int]] = ((16,), (16,)),
         tower: Sequence[int] = (),
+        expert_norm: bool = False,
     ) -> None:
         super().__init__()
         if not levels:
@@ -72,7 +82,8 @@ class AdaTT(nn.Module):
         inputs = [in_width, *(widths[-1] for widths in levels)]
         gates = [len(experts)] * (len(levels) - 1) + [tasks]
         self.levels = nn.ModuleList(
-            FusionLevel(a, experts, widths, n) for a, widths, n in zip(inputs, levels, gates, strict=False)
+            FusionLevel(a, experts, widths, n, expert_norm)
+            for a, widths, n in zip(inputs, levels, gates, strict=False)
         )
         self.towers = Towers(inputs[-1], tasks, tower)
 

@@ -42,14 +42,21 @@ class Level(nn.Module):
     """Modules of experts, and gates that see some of them.   x (B, D) or (B, M, D) -> (B, G, H)
 
     The PLE paper's "extraction network". Module m has ``experts[m]`` networks of hidden widths ``expert``,
-    ReLU after each; ``visible`` (G, E) says which gate sees which expert. All M modules read one x (B, D), or
-    each its own row of (B, M, D), and so does a module's gate. With fewer gates than modules the last modules
-    have none.
+    ReLU after each, or HoME's (``expert_norm``); ``visible`` (G, E) says which gate sees which expert. All M
+    modules read one x (B, D), or each its own row of (B, M, D), and so does a module's gate. With fewer gates
+    than modules the last modules have none.
     """
 
-    def __init__(self, in_width: int, experts: Sequence[int], expert: Sequence[int], visible: Tensor) -> None:
+    def __init__(
+        self,
+        in_width: int,
+        experts: Sequence[int],
+        expert: Sequence[int],
+        visible: Tensor,
+        expert_norm: bool = False,
+    ) -> None:
         super().__init__()
-        self.experts = Experts(in_width, experts, expert)
+        self.experts = Experts(in_width, experts, expert, norm=expert_norm)
         self.gates = Gates(in_width, *visible.shape, visible)
 
     def weights(self, x: Tensor) -> Tensor:
@@ -66,6 +73,8 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         experts = self.experts
+        if experts.norm is not None:  # looks at all rows
+            return self.fuse(x)
         if fits_cache(x, 2 * experts.experts * experts.widest):  # the experts, and what is made of them
             return self.fuse(x)
         # shorter blocks would spend more on adding up the gradients of the weights than the cache saves
@@ -81,7 +90,7 @@ class CGC(Level):
 
     ``shared_experts`` for all and ``task_experts`` for each task (a number, or one per task), networks of
     hidden widths ``expert``; ``tower`` the hidden widths of a tower; ReLU after each. The paper tunes the
-    numbers of experts and prints none.
+    numbers of experts and prints none. ``expert_norm=True`` is the CGC* of the HoME paper: with its experts.
     """
 
     def __init__(
@@ -92,9 +101,10 @@ class CGC(Level):
         task_experts: int | Sequence[int] = 2,
         expert: Sequence[int] = (16,),
         tower: Sequence[int] = (),
+        expert_norm: bool = False,
     ) -> None:
         experts = count_experts(tasks, shared_experts, task_experts)
-        super().__init__(in_width, experts, expert, own_and_shared(experts, tasks))
+        super().__init__(in_width, experts, expert, own_and_shared(experts, tasks), expert_norm)
         self.towers = Towers(expert[-1], tasks, tower)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ class MMoE(nn.Module):
 
     ``gate_hidden`` puts hidden ReLU layers of these widths into every gate. This deviates from the paper,
     whose gates are linear in the input (Eq. 8); FunRec, FuxiCTR and DeepCTR have such gates by default.
+    ``expert_norm=True`` is the MMoE* of the HoME paper: with its experts, Swish(BatchNorm(MLP)).
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class MMoE(nn.Module):
         expert: Sequence[int] = (16,),
         tower: Sequence[int] = (),
         gate_hidden: Sequence[int] = (),
+        expert_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.experts = Experts(in_width, experts, expert)
+        self.experts = Experts(in_width, experts, expert, norm=expert_norm)
         self.gate_hidden = Experts(in_width, tasks, gate_hidden) if gate_hidden else nn.Identity()
         self.gates = Gates(gate_hidden[-1] if gate_hidden else in_width, tasks, experts)
         self.towers = Towers(expert[-1], tasks, tower)

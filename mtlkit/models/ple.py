@@ -20,6 +20,7 @@ class PLE(nn.Module):
 
     ``shared_experts`` and ``task_experts`` as in ``CGC``, on each level; ``levels`` holds the hidden widths
     of one expert, level by level (the paper's experiments have two levels of single-layer experts).
+    ``expert_norm=True`` is the PLE* of the HoME paper: with its experts.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class PLE(nn.Module):
         task_experts: int | Sequence[int] = 2,
         levels: Sequence[Sequence[int]] = ((16,), (16,)),
         tower: Sequence[int] = (),
+        expert_norm: bool = False,
     ) -> None:
         super().__init__()
         if not levels:
@@ -39,7 +41,7 @@ class PLE(nn.Module):
         # without shared experts nobody would read the shared gate
         shared = [shared_experts > 0] * (len(levels) - 1) + [False]
         self.levels = nn.ModuleList(
-            Level(a, experts, widths, own_and_shared(experts, tasks, gate))
+            Level(a, experts, widths, own_and_shared(experts, tasks, gate), expert_norm)
             for a, widths, gate in zip(inputs, levels, shared, strict=False)
         )
         self.towers = Towers(inputs[-1], tasks, tower)

@@ -16,7 +16,8 @@ class Recommender(nn.Module):
 
     ``model`` is a class of this package (or any callable ``model(in_width, tasks, **sizes)`` that gives a
     module (B, D) -> (B, T)). Field sizes and the number of tasks come from ``table``; the task names are
-    kept in ``tasks``, so that a label can never meet another task's logit.
+    kept in ``tasks``, so that a label can never meet another task's logit. A model that groups the tasks
+    (HoME) takes ``table.categories``, unless ``groups`` is given.
     ``seed`` fixes the starting weights and leaves torch's own generator as it was.
     ``dropout`` is the share of the encoder's outputs that a training step sets to 0 (the others grow by
     1 / (1 - dropout)); it has no weights, and an evaluated model does not drop anything.
@@ -39,6 +40,8 @@ class Recommender(nn.Module):
         self.dropout = nn.Dropout(dropout)
         # a model that shares nothing has its own embeddings per task, too
         copies = len(self.tasks) if getattr(model, "private_inputs", False) else None
+        if getattr(model, "reads_categories", False) and "groups" not in sizes:
+            sizes["groups"] = _categories(table)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = FeatureEncoder(table.cardinalities, table.dense.shape[1], embedding, copies)
@@ -52,3 +55,14 @@ class Recommender(nn.Module):
         if hasattr(self.body, "penalty"):
             return self.body.penalty()
         return next(self.parameters()).new_zeros(())
+
+
+def _categories(table: Table) -> list[str]:
+    """The category of each task."""
+    without = [task for task in table.tasks if task not in table.categories]
+    if without:
+        raise ValueError(
+            f"Task {without[0]!r} has no category in the table. Give it one in Table(categories=...), or all "
+            f"{len(table.tasks)} tasks theirs: groups=[...]."
+        )
+    return [table.categories[task] for task in table.tasks]
