@@ -281,7 +281,8 @@ def evaluate(
     """Figures per task on all rows of ``table`` (give it one split: ``table.part("test")``).
 
     Columns: observed labels; for binary tasks positives, auc, log_loss, and gauc where the table has
-    users; for regression tasks mse and r2. A figure that is undefined, say the AUC of a task without a
+    users; for regression tasks mse and r2. Where the table knows the true probabilities, auc_ceiling and
+    gauc_ceiling stand beside them (``ceiling``). A figure that is undefined, say the AUC of a task without a
     positive label, is NaN, and a warning names the task and the reason.
     """
     guess = predict(model, table, batch_size=batch_size, device=device)
@@ -312,4 +313,35 @@ def evaluate(
                 stacklevel=2,
             )
         lines.append(line)
-    return pd.DataFrame(lines).set_index("task")
+    frame = pd.DataFrame(lines).set_index("task")
+    return frame.join(ceiling(table).add_suffix("_ceiling")) if table.probabilities else frame
+
+
+def ceiling(table: Table, predictions: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The most that any model can reach on these rows: AUC and GAUC of the true probabilities, per task.
+
+    For a table that knows them (``data.short_video``). Columns auc and, where the table has users, gauc: the
+    expected figures over all draws of the labels (``metrics.expected_auc``), NaN where undefined. With
+    ``predictions`` as ``predict`` gives them, their figures stand there instead, free of the labels' luck,
+    and auc_share and gauc_share: (figure - 0.5) / (ceiling - 0.5), the share of what can be known.
+
+    Raises ``ValueError`` for a table without true probabilities.
+    """
+    if not table.probabilities:
+        raise ValueError("This table does not know the true probabilities; data.short_video makes one.")
+    lines = {}
+    for task, p in table.probabilities.items():
+        figures = {"auc": lambda s, p=p: metrics.expected_auc(s, p)}
+        if table.users is not None:
+            figures["gauc"] = lambda s, p=p: metrics.expected_gauc(s, p, table.users)
+        line = lines[task] = {}
+        for name, figure in figures.items():
+            try:
+                best = figure(p)
+            except metrics.UndefinedMetric:
+                best = float("nan")
+            line[name] = best
+            if predictions is not None and best == best:
+                line[name] = figure(predictions[task])
+                line[f"{name}_share"] = (line[name] - 0.5) / (best - 0.5)
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("task")

@@ -315,3 +315,53 @@ runpy.run_path({metrics.__file__!r})
 sys.exit(any(name in sys.modules for name in ("torch", "pandas", "mtlkit")))
 """
     assert run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- expected figures -------------------------------------------------------------------------------
+
+
+def pairs_by_hand(scores, p):
+    """Expected pairs won and pairs: i positive, j negative, a tie worth 1/2."""
+    won = total = 0.0
+    for i in range(len(p)):
+        for j in range(len(p)):
+            if i != j:
+                pair = p[i] * (1 - p[j])
+                total += pair
+                won += pair * ((scores[i] > scores[j]) + (scores[i] == scores[j]) / 2)
+    return won, total
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_expected_auc_counts_each_pair_with_its_chance(seed):
+    rng = np.random.default_rng(seed)
+    scores, p, users = rng.integers(5, size=40) / 4, rng.random(40), rng.integers(4, size=40)
+    won, total = pairs_by_hand(scores, p)
+    assert metrics.expected_auc(scores, p) == pytest.approx(won / total, rel=1e-12)
+    value = weight = 0.0
+    for user in range(4):
+        q, s = p[users == user], scores[users == user]
+        won, total = pairs_by_hand(s, q)
+        w = len(q) * (1 - q.prod() - (1 - q).prod())
+        value, weight = value + w * won / total, weight + w
+    assert metrics.expected_gauc(scores, p, users) == pytest.approx(value / weight, rel=1e-12)
+
+
+def test_expected_figures_of_sure_labels_are_the_plain_ones():
+    rng = np.random.default_rng(0)
+    scores, y, users = rng.normal(size=200).round(1), (rng.random(200) < 0.3) * 1.0, rng.integers(9, size=200)
+    assert metrics.expected_auc(scores, y) == pytest.approx(metrics.auc(scores, y), rel=1e-12)
+    plain = metrics.gauc(scores, y, users).value
+    assert metrics.expected_gauc(scores, y, users) == pytest.approx(plain, rel=1e-12)
+
+
+def test_expected_figures_say_what_is_wrong():
+    for call in (metrics.expected_auc, lambda s, p: metrics.expected_gauc(s, p, np.zeros(len(p), int))):
+        with pytest.raises(metrics.UndefinedMetric, match="both classes"):
+            call([0.1, 0.2], [0.0, 0.0])
+        with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
+            call([0.1, 0.2], [0.5, 1.5])
+        with pytest.raises(ValueError, match="scores are NaN"):
+            call([0.1, np.nan], [0.5, 0.5])
+        with pytest.raises(metrics.UndefinedMetric, match="0 rows"):
+            call([0.1], [np.nan])

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from mtlkit.data.encoding import encode, picked, scaled
 from mtlkit.data.fetch import (
     DataError,
     cache_folder,
@@ -51,7 +52,6 @@ CATEGORIES = {task: "watch" if task in ("is_click", "long_view") else "interacti
 # A click asks for 7 s, a long view for 18 s (or all of a shorter video): both are edges of the buckets.
 _LABEL_EDGES_MS = (7_000, 18_000)
 _BUCKETS = 24
-_BLOCK = 4096
 # history: rows of the past that the mean of all rows weighs as much as
 _PRIOR_ROWS = {"user": 5.0, "user_tab": 5.0, "video": 20.0, "author": 20.0}
 
@@ -247,13 +247,13 @@ def _table(
     weight = {name: np.bincount(columns[name][train], minlength=len(lines)) for name, lines in codes.items()}
     weight["duration"] = np.bincount(columns["duration"][train], minlength=len(columns["durations"]))
     codes["duration"] = _bucket(columns["durations"], weight["duration"])[:, None]
-    encoded = {name: _encode(lines, weight[name], min_count) for name, lines in codes.items()}
-    scaled = {name: _scaled(np.log1p(np.maximum(x, 0)), weight[name]) for name, x in numbers.items()}
-    scaled |= {name: x[:, None] for name, x in history.items()}
+    encoded = {name: encode(lines, weight[name], min_count) for name, lines in codes.items()}
+    dense = {name: scaled(np.log1p(np.maximum(x, 0)), weight[name]) for name, x in numbers.items()}
+    dense |= {name: x[:, None] for name, x in history.items()}
     kept = slice(None) if (split >= 0).all() else split >= 0
     return Table(
-        ids=_picked({name: ids for name, (ids, _) in encoded.items()}, columns)[kept],
-        dense=_picked(scaled, columns)[kept],
+        ids=picked({name: ids for name, (ids, _) in encoded.items()}, columns)[kept],
+        dense=picked(dense, columns)[kept],
         labels={task: columns[task][kept].astype(np.float32) for task in tasks},
         split=split.astype(np.int8)[kept],
         cardinalities=tuple(size for _, sizes in encoded.values() for size in sizes),
@@ -266,20 +266,6 @@ def _table(
     )
 
 
-def _encode(codes: np.ndarray, weight: np.ndarray, least: int) -> tuple[np.ndarray, list[int]]:
-    """Ids (M, C) int32 from codes (M, C), and C sizes: 1, 2, ... for codes with enough training rows, else 0.
-
-    ``weight`` (M,) tells how many training rows each line stands for; a code of -1 is missing.
-    """
-    ids, sizes = np.empty(codes.shape, dtype=np.int32), []
-    for c in range(codes.shape[1]):
-        kept = np.bincount(codes[:, c] + 1, weights=weight) >= least
-        kept[0] = False
-        ids[:, c] = np.where(kept, np.cumsum(kept), 0)[codes[:, c] + 1]
-        sizes.append(int(kept.sum()) + 1)
-    return ids, sizes
-
-
 def _bucket(durations: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Codes (M,) by the quantiles of the training rows' durations; -1 = unknown, 0 = a duration of 0."""
     known = durations > 0
@@ -288,45 +274,6 @@ def _bucket(durations: np.ndarray, weight: np.ndarray) -> np.ndarray:
     edges = durations[known][np.searchsorted(until, inner * until[-1])] if known.any() else []
     edges = np.unique([1, *_LABEL_EDGES_MS, *edges])
     return np.where(durations < 0, -1, np.searchsorted(edges, durations, side="right"))
-
-
-def _scaled(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """x (M, K) as float32: zero mean and unit variance over the training rows where known; 0 where missing.
-
-    ``weight`` (M,) tells how many training rows each line stands for.
-    """
-    out = np.empty(x.shape, dtype=np.float32)
-    for k, column in enumerate(x.T):
-        known = ~np.isnan(column)
-        rows = weight * known
-        total = max(rows.sum(), 1)
-        mean = rows @ np.where(known, column, 0.0) / total
-        centred = np.where(known, column - mean, 0.0)
-        sd = np.sqrt(rows @ centred**2 / total)
-        # a constant column has the rounding of its mean as spread
-        out[:, k] = centred / (sd if sd > 1e-9 else 1.0)
-    return out
-
-
-def _picked(parts: dict[str, np.ndarray], columns: dict[str, np.ndarray]) -> np.ndarray:
-    """(N, K) from parts: (M, k) lines for the values of the column of that name, or (N, k) without one."""
-    (name, first), *others = parts.items()
-    width = first.shape[1]
-    # the lines of the first and widest part leave room for the others, so that it is copied once only
-    wide = np.zeros((len(first), sum(part.shape[1] for part in parts.values())), dtype=first.dtype)
-    wide[:, :width] = first
-    out = np.empty((len(columns[name]), wide.shape[1]), dtype=first.dtype)
-    # blocks stay in the processor's cache until all parts are in: one pass over memory, not five
-    for begin in range(0, len(out), _BLOCK):
-        rows = slice(begin, begin + _BLOCK)
-        block, end = out[rows], width
-        np.take(wide, columns[name][rows], axis=0, out=block, mode="clip")  # "raise" would buffer
-        for other, part in others:
-            index = columns[other][rows] if other in columns else rows
-            for column in part.T if part.shape[1] == 1 else (part,):
-                block[:, end : end + part.shape[1]] = column[index].reshape(len(block), -1)
-            end += part.shape[1]
-    return out
 
 
 def _history(
@@ -358,4 +305,4 @@ def _history(
         for task, positives, average in zip(tasks, sums.T, mean, strict=True):
             share = (positives + prior * average) / (count + prior)
             found[f"past_{name}_{task}"] = np.log(share / average, dtype=np.float32)
-    return {name: _scaled(x[:, None], split == 0)[:, 0] for name, x in found.items()}
+    return {name: scaled(x[:, None], split == 0)[:, 0] for name, x in found.items()}

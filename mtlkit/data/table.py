@@ -32,6 +32,8 @@ class Table:
     users: (N,) int64 user ids for per-user metrics, or None where rows have no user.
     categories: task name -> its category of behaviour, say "watch" or "interaction"; only for the tasks
         that have one.
+    probabilities: task name -> (N,) float32. The true chance of a positive label, for the tasks of a
+        simulator, which knows it; no input of a model.
     notes: facts about the draw or the source, by name (say ``label_correlation``).
 
     Raises ``ValueError`` with one sentence when the parts do not fit together.
@@ -47,6 +49,7 @@ class Table:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     users: np.ndarray | None = None
     categories: Mapping[str, str] = field(default_factory=dict)
+    probabilities: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,6 +58,7 @@ class Table:
             "ids": self.ids,
             "dense": self.dense,
             **{f"label {t}": y for t, y in self.labels.items()},
+            **{f"probability {t}": p for t, p in self.probabilities.items()},
         }
         if self.users is not None:
             parts["users"] = self.users
@@ -76,11 +80,12 @@ class Table:
             kind = self.kinds.get(task)
             if kind not in ("binary", "regression"):
                 raise ValueError(f"Table: kinds[{task!r}] must be 'binary' or 'regression', got {kind!r}.")
-        for task in self.categories:
-            if task not in self.labels:
-                raise ValueError(
-                    f"Table: categories names {task!r}, but the tasks are {', '.join(self.labels)}."
-                )
+        for part, names in (("categories", self.categories), ("probabilities", self.probabilities)):
+            for task in names:
+                if task not in self.labels:
+                    raise ValueError(
+                        f"Table: {part} names {task!r}, but the tasks are {', '.join(self.labels)}."
+                    )
 
     def __len__(self) -> int:
         return len(self.split)
@@ -99,6 +104,7 @@ class Table:
             labels={task: y[index] for task, y in self.labels.items()},
             split=self.split[index],
             users=None if self.users is None else self.users[index],
+            probabilities={task: p[index] for task, p in self.probabilities.items()},
         )
 
     def part(self, name: Split) -> Table:
@@ -122,6 +128,7 @@ class Table:
             labels={task: self.labels[task] for task in tasks},
             kinds={task: self.kinds[task] for task in tasks},
             categories={task: self.categories[task] for task in tasks if task in self.categories},
+            probabilities={task: self.probabilities[task] for task in tasks if task in self.probabilities},
         )
 
     def label_matrix(self) -> np.ndarray:
