@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from mtlkit.layers import Gates
@@ -110,8 +111,9 @@ def transfer(
 
     ``runs`` has the columns model, seed, task and ``metric``, a row per run and task. Gives a row per model
     and task: gain (the mean of the paired differences; above 0 is better), sd (of the differences), error
-    (sd / sqrt(seeds)), wins (seeds with a gain) and seeds. A gain below 0 is negative transfer; ``seesaw``
-    counts it where it is more than two errors away from 0.
+    (sd / sqrt(seeds)), ci95 (the 95 % interval is gain +- ci95, by Student's t; NaN for one seed), wins
+    (seeds with a gain) and seeds. A gain below 0 is negative transfer; ``seesaw`` counts it where the
+    interval does not hold 0.
     Source: MTL gain, PLE paper (Tang et al., RecSys 2020) Eq. 11.
     Raises ``ValueError`` without the baseline, and where a run misses its pair or stands there twice.
     """
@@ -128,19 +130,20 @@ def transfer(
         for model in table.columns.drop(baseline):
             gain = (table[model] - table[baseline]) * (1 if higher_is_better else -1)
             line = {"model": model, "task": task, "gain": gain.mean(), "sd": gain.std(), "error": gain.sem()}
-            lines.append(line | {"wins": (gain > 0).sum(), "seeds": len(gain)})
+            ci95 = stdtrit(len(gain) - 1, 0.975) * line["error"] if len(gain) > 1 else float("nan")
+            lines.append(line | {"ci95": ci95, "wins": (gain > 0).sum(), "seeds": len(gain)})
     return pd.DataFrame(lines).set_index(["model", "task"])
 
 
 def seesaw(gains: pd.DataFrame) -> pd.DataFrame:
-    """Which tasks a model wins and which it loses, each by more than two errors.
+    """Which tasks a model wins and which it loses, each by more than the 95 % interval of its gain.
 
     ``gains`` as ``transfer`` gives it. A row per model: won and lost, names of tasks, and seesaw, whether
     there are both: the "seesaw phenomenon" of the PLE paper (Tang et al., RecSys 2020).
     """
     gains = gains.reset_index()
     tasks = gains["task"]
-    clear = gains["gain"].abs() > 2 * gains["error"]
+    clear = gains["gain"].abs() > gains["ci95"]
     table = {
         model: {
             "won": ", ".join(tasks[rows][clear[rows] & (gains["gain"][rows] > 0)]),

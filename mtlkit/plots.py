@@ -158,7 +158,7 @@ def expert_bars(
 
 
 def seesaw(gains: pd.DataFrame, metric: str = "AUC", ax: Axes | None = None) -> Axes:
-    """The table of ``diagnosis.transfer``: the gain on each task with two standard errors, a dot per model.
+    """The table of ``diagnosis.transfer``: the gain on each task with its 95 % interval, a dot per model.
 
     Dots of one model on both sides of the line are the seesaw.
     Source: MTL gain, PLE paper (Tang et al., RecSys 2020) Eq. 11.
@@ -169,7 +169,7 @@ def seesaw(gains: pd.DataFrame, metric: str = "AUC", ax: Axes | None = None) -> 
         part = gains.loc[model].reindex(tasks)
         place = np.arange(len(tasks)) + 0.5 * ((i + 0.5) / len(models) - 0.5)
         style = {"fmt": MARKERS[i % 7], "color": COLOURS[i % 7], "capsize": 3}
-        ax.errorbar(place, part["gain"], yerr=2 * part["error"], label=model, **style)
+        ax.errorbar(place, part["gain"], yerr=part["ci95"], label=model, **style)
     ax.axhline(0, color="0.6", linestyle=":")
     ax.set_xticks(range(len(tasks)), tasks)
     ax.set_ylabel(f"{metric} gain over single tasks")

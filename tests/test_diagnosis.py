@@ -94,7 +94,7 @@ def test_module_shares_look_into_a_recommender_and_refuse_experts_without_an_own
 def runs():
     """Two models beside the baseline, three seeds; MMoE wins a task and loses one, PLE wins one."""
     gains = {
-        ("MMoE", "like"): [0.01, 0.02, 0.03],
+        ("MMoE", "like"): [0.019, 0.02, 0.021],
         ("MMoE", "click"): [-0.02, -0.02, -0.02],
         ("PLE", "like"): [0.04, 0.05, 0.06],
         ("PLE", "click"): [-0.01, 0.01, 0.01],
@@ -113,8 +113,9 @@ def test_transfer_pairs_the_seeds(runs):
     shuffled = runs.sample(frac=1, random_state=0)
     for frame in (runs, shuffled):
         line = diagnosis.transfer(frame).loc[("MMoE", "like")]
-        assert line["gain"] == pytest.approx(0.02) and line["sd"] == pytest.approx(0.01)
-        assert line["error"] == pytest.approx(0.01 / math.sqrt(3))
+        assert line["gain"] == pytest.approx(0.02) and line["sd"] == pytest.approx(0.001)
+        assert line["error"] == pytest.approx(0.001 / math.sqrt(3))
+        assert line["ci95"] == pytest.approx(4.302653 * line["error"])  # t for 2 degrees of freedom
         assert (line["wins"], line["seeds"]) == (3, 3)
     lower = diagnosis.transfer(runs.rename(columns={"auc": "loss"}), "loss", higher_is_better=False)
     assert lower.loc[("MMoE", "like"), "gain"] == pytest.approx(-0.02)
@@ -125,7 +126,12 @@ def test_transfer_pairs_the_seeds(runs):
 def test_a_seesaw_wins_one_task_and_loses_another(runs):
     table = diagnosis.seesaw(diagnosis.transfer(runs))
     assert table.loc["MMoE"].tolist() == ["like", "click", True]
-    assert table.loc["PLE"].tolist() == ["like", "", False]  # its click is within two errors of 0
+    assert table.loc["PLE"].tolist() == ["like", "", False]  # its click's interval holds 0
+
+
+def test_one_seed_decides_nothing(runs):
+    gains = diagnosis.transfer(runs[runs["seed"] == 0])
+    assert gains["ci95"].isna().all() and not diagnosis.seesaw(gains)["seesaw"].any()
 
 
 def test_runs_that_cannot_be_paired_are_refused(runs):

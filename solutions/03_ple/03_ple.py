@@ -604,7 +604,7 @@ gains = diagnosis.transfer(results)
 ax = plots.seesaw(gains)
 plots.show(
     ax,
-    "The gain in AUC over single tasks, a group of dots per task, with two standard errors. Is_click: "
+    "The gain in AUC over single tasks, a group of dots per task, with 95 % intervals. Is_click: "
     "Shared-Bottom lies clearly below the line, the others near it. Is_like: all lie near the line, three of four a "
     "little below. Long_view: MMoE, CGC and PLE lie clearly above the line, Shared-Bottom near it.",
 )
@@ -616,14 +616,14 @@ diagnosis.seesaw(gains)
 # %% [markdown]
 # Go through the figure task by task.
 #
-# * **is_click**: Shared-Bottom loses, by far more than its error. That is **negative transfer**: with the same
+# * **is_click**: Shared-Bottom loses, by far more than its interval. That is **negative transfer**: with the same
 #   budget, a network per task does better. The models with experts avoid it.
 # * **long_view**: MMoE, CGC and PLE win. This task has much in common with *is_click*, and they make use of it.
-# * **is_like**: nobody wins. MMoE, CGC and PLE lie below the line, each by less than two errors.
+# * **is_like**: nobody wins. MMoE, CGC and PLE lie below the line, but the interval of each crosses it.
 #
 # A model that wins on one task and loses on another shows the **seesaw**. The PLE paper saw it in older models and
 # built PLE against it. Does our table have one? Not one that we could defend: the wins on *long_view* are clear,
-# the price on *is_like* is within two errors. And PLE is not ahead of CGC or MMoE here. Three small tasks and a
+# the price on *is_like* is within the interval of its own luck. And PLE is not ahead of CGC or MMoE here. Three small tasks and a
 # budget of 2,200 parameters are not the paper's billion rows.
 #
 # Twenty seeds cost a few seconds. Make the same table with the first ten alone: `results.query("seed < 10")`. Would
