@@ -19,27 +19,12 @@ from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
 
-# Above so many outputs of a layer (rows x experts x width; 4 MB) `Experts` cuts the batch, so that a CPU
-# keeps the activations in its cache. Chosen with benchmarks/step.py, as are the cuts.
+# Above so many outputs of a layer (rows x experts x width; 4 MB) they leave a CPU's cache, and `Experts` goes
+# through them expert by expert where that pays. Chosen with benchmarks/step.py.
 CACHE = 2**20
 # Below so many multiplications torch's bmm takes a plain loop on a CPU (ATen's own bound). Then sums of
 # products, with B as the last dimension in memory, are two to three times faster; stacked runs, too.
 TINY = 400
-
-
-def fits_cache(x: Tensor, outputs: int) -> bool:
-    """Whether to compute the whole batch x at once, with ``outputs`` numbers for each of its rows."""
-    return (
-        not x.is_cpu
-        or torch.compiler.is_compiling()  # a graph takes any batch and orders its work itself
-        or x.shape[0] * outputs <= CACHE
-    )
-
-
-def in_blocks(f: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    """f(x), computed for ``rows`` rows of the batch at a time."""
-    blocks = x.split(rows)
-    return f(x) if len(blocks) == 1 else torch.cat([f(block) for block in blocks])
 
 
 class StackedLinear(nn.Module):
@@ -171,13 +156,13 @@ class Experts(nn.Module):
         _check_input("Experts", x, self.in_width, len(self.readers))
         if self.norm is not None:
             return self._normalised(x)
-        if fits_cache(x, self.experts * self.widest):
-            return self._together(x)
-        # Narrow inputs: the activations are the traffic, and those of one expert fit the inner cache. Wide
-        # inputs: the gradient of x is, and one product for all experts writes it once.
+        # Wide inputs: one product for all experts writes the gradient of x once. Narrow ones: the activations
+        # are the traffic, and those of one expert stay in the cache.
+        # A compiled graph takes any batch and orders its work itself.
+        on_cpu = x.is_cpu and not torch.compiler.is_compiling()
         narrow = self.in_width <= self.widest
-        run, rows = (self._one_by_one, 2048) if narrow else (self._together, 1024)
-        return in_blocks(run, x, rows)  # (B, E, H)
+        one_by_one = on_cpu and narrow and x.shape[0] * self.experts * self.widest > CACHE
+        return self._one_by_one(x) if one_by_one else self._together(x)  # (B, E, H)
 
     def _own(self, x: Tensor) -> list[Tensor]:
         return [row for row, n in zip(x.unbind(1), self.readers, strict=True) for _ in range(n)]

@@ -94,7 +94,7 @@ def test_experts_equal_a_loop_over_mlps(rows, width, n, widths, own_input, dtype
 @pytest.mark.parametrize("own_input", [False, True], ids=["shared", "own"])
 @pytest.mark.parametrize("width", [5, 12], ids=["one-by-one", "together"])
 @pytest.mark.parametrize("activation", [F.relu, F.silu])
-def test_a_large_batch_is_cut_without_a_trace(width, own_input, activation, monkeypatch):
+def test_a_large_batch_gives_the_same(width, own_input, activation, monkeypatch):
     experts = Experts(width, 3, [8, 4], activation).double()
     x = torch.randn(*((4500, 3) if own_input else (4500,)), width, dtype=torch.float64)
 
@@ -105,8 +105,8 @@ def test_a_large_batch_is_cut_without_a_trace(width, own_input, activation, monk
 
     whole = run()
     monkeypatch.setattr(layers, "CACHE", 0)
-    for cut, uncut in zip(run(), whole, strict=True):
-        torch.testing.assert_close(cut, uncut, rtol=1e-10, atol=1e-10)
+    for large, small in zip(run(), whole, strict=True):
+        torch.testing.assert_close(large, small, rtol=1e-10, atol=1e-10)
     parameters = {name: p.detach()[None] for name, p in experts.named_parameters()}
     one = torch.func.vmap(lambda p: torch.func.functional_call(experts, p, (x,)))(parameters)
     torch.testing.assert_close(one[0], whole[0], rtol=1e-10, atol=1e-10)
@@ -114,7 +114,7 @@ def test_a_large_batch_is_cut_without_a_trace(width, own_input, activation, monk
 
 @pytest.mark.parametrize("rows", [1, 9, 2100])
 @pytest.mark.parametrize("readers", [[2, 0, 1], [2, 2, 2], [3], [1, 1]])
-@pytest.mark.parametrize("cache", [0, 2**20], ids=["cut", "whole"])
+@pytest.mark.parametrize("cache", [0, 2**20], ids=["large", "small"])
 def test_several_experts_can_read_one_input(readers, rows, cache, monkeypatch):
     monkeypatch.setattr(layers, "CACHE", cache)
     torch.manual_seed(0)

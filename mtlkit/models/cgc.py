@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtlkit.layers import Experts, Gates, Towers, fits_cache, in_blocks, mix
+from mtlkit.layers import Experts, Gates, Towers, mix
 
 
 def count_experts(tasks: int, shared_experts: int, task_experts: int | Sequence[int]) -> list[int]:
@@ -66,19 +66,9 @@ class Level(nn.Module):
         # Eq. 3: w^k(x) = Softmax(W_g^k x)
         return self.gates(x)  # (B, G, E)
 
-    def fuse(self, x: Tensor) -> Tensor:
-        """What each gate makes of the experts.   -> (B, G, H)"""
+    def forward(self, x: Tensor) -> Tensor:
         # Eq. 4: S^k(x), the own experts and the shared ones; Eq. 2: g^k(x) = w^k(x) S^k(x)
         return mix(self.weights(x), self.experts(x))  # (B, G, H)
-
-    def forward(self, x: Tensor) -> Tensor:
-        experts = self.experts
-        if experts.norm is not None:  # looks at all rows
-            return self.fuse(x)
-        if fits_cache(x, 2 * experts.experts * experts.widest):  # the experts, and what is made of them
-            return self.fuse(x)
-        # shorter blocks would spend more on adding up the gradients of the weights than the cache saves
-        return in_blocks(self.fuse, x, max(256, 2 * experts.widest))  # (B, G, H)
 
 
 class CGC(Level):
