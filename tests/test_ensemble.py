@@ -13,6 +13,7 @@ from mtlkit.models import (
     PLE,
     AdaTT,
     CrossStitch,
+    HoME,
     L2Constrained,
     MLMMoE,
     MMoE,
@@ -39,6 +40,8 @@ MODELS = {
     "CGC": (CGC, {"shared_experts": 1, "task_experts": [2, 1], "expert": [8], "tower": [4]}),
     "PLE": (PLE, {"levels": [[8], [4]], "tower": [4]}),
     "AdaTT": (AdaTT, {"levels": [[8], [4]], "tower": [4]}),
+    "MMoE*": (MMoE, {"experts": 4, "expert": [16], "tower": [8], "expert_norm": True}),
+    "HoME": (HoME, {"groups": [0, 1], "levels": [[8], [4]], "tower": [4]}),
 }
 
 
@@ -85,6 +88,20 @@ def test_a_short_last_batch_is_a_step_of_its_own(tables):
     alone = training.fit(_runs("MMoE", tables)[1], tables[1], patience=None, **options)
     own = history[history["run"] == 1]
     np.testing.assert_allclose(own["validation/loss"], alone["validation/loss"], rtol=1e-5)
+
+
+def test_running_averages_are_those_of_the_lone_run_also_after_a_batch_of_one_row(tables):
+    options = {"epochs": 3, "batch_size": 333, "lr": 1e-3, "progress": False}  # 2000 rows: 6 times 333, and 2
+    options_of = {333: options, 1999: options | {"batch_size": 1999}}  # and one row, which moves no average
+    for given in options_of.values():
+        stacked, lone = _runs("HoME", tables), _runs("HoME", tables)[2]
+        before = {name: value.clone() for name, value in lone.named_buffers() if "running" in name}
+        fit_many(stacked, tables, seeds=[0, 0, 4], **given)
+        training.fit(lone, tables[2], seed=4, patience=None, **given)
+        for name, value in before.items():
+            now = stacked[2].get_buffer(name)
+            torch.testing.assert_close(now, lone.get_buffer(name), rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(now, value) and now.shape == value.shape
 
 
 @pytest.mark.parametrize(
