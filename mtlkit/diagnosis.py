@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -40,11 +40,16 @@ def gate_weights(model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
     in a PLE or an AdaTT, all with "body." in front in a Recommender. A model without gates gives an empty
     dictionary. Nothing is trained and no mode is changed.
     """
-    found: dict[str, Tensor] = {}
+    gates = {name: part for name, part in model.named_modules() if isinstance(part, Gates)}
+    return recorded(model, gates, *inputs)
+
+
+def recorded(model: nn.Module, parts: Mapping[str, nn.Module], *inputs: Tensor) -> dict[str, Tensor]:
+    """What each of these parts of ``model`` gives for these inputs, by name.   -> name: (B, ...)"""
+    found: dict[str, list[Tensor]] = {name: [] for name in parts}
     handles = [
-        part.register_forward_hook(lambda _part, _given, out, name=name: found.__setitem__(name, out))
-        for name, part in model.named_modules()
-        if isinstance(part, Gates)
+        part.register_forward_hook(lambda _part, _given, out, name=name: found[name].append(out))
+        for name, part in parts.items()
     ]
     try:
         with torch.no_grad():
@@ -52,7 +57,8 @@ def gate_weights(model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    # a large batch may pass through a part in blocks
+    return {name: torch.cat(blocks) for name, blocks in found.items() if blocks}
 
 
 class ExpertUse(NamedTuple):

@@ -157,6 +157,27 @@ def expert_bars(
     return ax
 
 
+def expert_outputs(experts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Mean and variance of each expert's outputs, and its share of zeros under its number.
+
+    ``experts`` has the columns mean, variance and zeros, a row per expert: one level of the table of experts
+    that ``illnesses.examine`` gives. The scale is logarithmic beyond 0.001.
+    Source: HoME paper (Wang et al., KDD 2025) Fig. 2(c).
+    """
+    ax = ax or new_axes(0.7 * len(experts) + 1.8)
+    place = np.arange(len(experts))
+    for i, name in enumerate(("mean", "variance")):
+        ax.bar(place + 0.4 * (i - 0.5), experts[name], 0.36, color=COLOURS[i], label=name)
+    ax.set_yscale("symlog", linthresh=1e-3)
+    ax.axhline(0, color="0.6", linewidth=0.8)
+    labels = [f"{e}\n{zeros:.0%} zeros" for e, zeros in zip(experts.index, experts["zeros"], strict=True)]
+    ax.set_xticks(place, labels, fontsize=8)
+    ax.set_xlabel("expert")
+    ax.set_ylabel("of its outputs")
+    ax.legend(frameon=False)
+    return ax
+
+
 def seesaw(gains: pd.DataFrame, metric: str = "AUC", ax: Axes | None = None) -> Axes:
     """The table of ``diagnosis.transfer``: the gain on each task with its 95 % interval, a dot per model.
 

@@ -27,6 +27,7 @@ LAYERS = {
     "mtlkit.training": {"mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.metrics", "mtlkit.device"},
     "mtlkit.ensemble": {"mtlkit.training", "mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.device"},
     "mtlkit.diagnosis": {"mtlkit.training", "mtlkit.models", "mtlkit.layers", "mtlkit.losses", "mtlkit.data"},
+    "mtlkit.illnesses": {"mtlkit.diagnosis", "mtlkit.models", "mtlkit.layers"},
     "mtlkit.plots": {"mtlkit.diagnosis"},
 }
 
