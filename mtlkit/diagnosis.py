@@ -46,9 +46,9 @@ def gate_weights(model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
 
 def recorded(model: nn.Module, parts: Mapping[str, nn.Module], *inputs: Tensor) -> dict[str, Tensor]:
     """What each of these parts of ``model`` gives for these inputs, by name.   -> name: (B, ...)"""
-    found: dict[str, list[Tensor]] = {name: [] for name in parts}
+    found: dict[str, Tensor] = {}
     handles = [
-        part.register_forward_hook(lambda _part, _given, out, name=name: found[name].append(out))
+        part.register_forward_hook(lambda _part, _given, out, name=name: found.__setitem__(name, out))
         for name, part in parts.items()
     ]
     try:
@@ -57,8 +57,7 @@ def recorded(model: nn.Module, parts: Mapping[str, nn.Module], *inputs: Tensor) 
     finally:
         for handle in handles:
             handle.remove()
-    # a large batch may pass through a part in blocks
-    return {name: torch.cat(blocks) for name, blocks in found.items() if blocks}
+    return found
 
 
 class ExpertUse(NamedTuple):

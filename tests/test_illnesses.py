@@ -192,7 +192,7 @@ def test_a_recommender_is_examined_on_any_number_of_rows_and_stays_as_it_was():
     inputs = torch.from_numpy(table.ids).long(), torch.from_numpy(table.dense)
     model = models.Recommender(table, models.PLE, levels=[[128], [16]], expert_norm=False)
     model.train()
-    report = examine(model, *inputs, tasks=table.tasks)  # 2 * 20 * 128 outputs a row: cut into blocks
+    report = examine(model, *inputs, tasks=table.tasks)  # a batch that leaves the cache
     assert model.training and len(report.experts) == 40
     half = [part[:1500] for part in inputs], [part[1500:] for part in inputs]
     means = [examine(model, *part, tasks=table.tasks).experts["mean"] for part in half]
