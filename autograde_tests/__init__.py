@@ -7,8 +7,8 @@ import os
 import torch
 
 from autograde_tests.probe import ask
-from autograde_tests.sheets import exercise
-from autograde_tests.verdict import Verdict, judge
+from autograde_tests.verdict import Verdict
+from autograde_tests.verdict import judge as decide
 from mtlkit.device import pick_device
 
 __all__ = ["CheckFailed", "check", "verdict"]
@@ -30,12 +30,14 @@ def verdict(exercise_id: str, answer: object, *, seed: int | None = None) -> Ver
     run on the device that MTLKIT_DEVICE names ("cpu" by default, or "cuda").
     Raises ``ValueError`` for an unknown exercise, ``RuntimeError`` where CUDA is asked for and missing.
     """
+    from autograde_tests.sheets import exercise  # late: the judge's workers hold no references
+
     asked, device = exercise(exercise_id), pick_device()
     if seed is None:
         seed = int(os.environ.get("MTLKIT_SEED", "0"))
     with torch.random.fork_rng():  # the notebook's own random numbers go on as if no check had run
         trials = asked.trials(seed)
-        return judge(asked, trials, ask(answer, asked.how, trials, device, asked.may_use), device)
+        return decide(asked, trials, ask(answer, asked.how, trials, device, asked.may_use), device)
 
 
 def check(exercise_id: str, answer: object) -> None:

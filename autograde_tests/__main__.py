@@ -1,4 +1,9 @@
-"""`python -m autograde_tests NOTEBOOK [NOTEBOOK ...]`: your points, without nbgrader."""
+"""Points without nbgrader, the class with it, and a page about the class.
+
+python -m autograde_tests NOTEBOOK [NOTEBOOK ...]
+python -m autograde_tests class ASSIGNMENT [ASSIGNMENT ...]
+python -m autograde_tests report ASSIGNMENT [ASSIGNMENT ...]
+"""
 
 from __future__ import annotations
 
@@ -12,41 +17,95 @@ from dataclasses import asdict
 from pathlib import Path
 
 TITLE = 40  # characters; what the check said needs the room
+NO_SANDBOX = (
+    "No sandbox here: {}. What you grade would run with your rights, see your files and reach the network.\n"
+    "Grade in a container that has namespaces (docs/instructor.md), or add --unsandboxed to grade anyway."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Grade the notebooks; 0 when all could be graded, whatever their points."""
-    parser = argparse.ArgumentParser(prog="python -m autograde_tests", description="Grade notebooks.")
+    """Grade or report; 0 when all could be graded, whatever their points."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    command = argv[0] if argv and argv[0] in ("class", "report") else ""
+    parser = argparse.ArgumentParser(prog=f"python -m autograde_tests {command}".strip())
+    if command != "report":
+        parser.add_argument(
+            "--timeout", type=_seconds, default=10, help="seconds for an exercise (default: 10)"
+        )
+        parser.add_argument("--unsandboxed", action="store_true", help="grade where there is no sandbox")
+    if command == "class":
+        from autograde_tests.judge import course as command_module
+    elif command == "report":
+        from autograde_tests.judge import report as command_module
+    else:
+        command_module = sys.modules[__name__]
+    command_module.arguments(parser)
+    return command_module.run(parser.parse_args(argv[bool(command) :]))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Grade notebooks. `class` grades what a class handed in, `report` shows how it went."
     parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
-    parser.add_argument("--timeout", type=_seconds, default=60, help="seconds for a cell (default: 60)")
     parser.add_argument("--json", metavar="FILE", help="write the results here as JSON; - for the terminal")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Grade single notebooks, and print what each check says."""
     try:
-        from autograde_tests.grade import CannotGrade, grade
+        from autograde_tests.judge.court import Judge, Limits, NeedsSandbox, NoWorker
+        from autograde_tests.judge.notebook import Unreadable
     except ModuleNotFoundError as missing:
         print(f"Grading needs {missing.name}: run `pip install 'mtlkit[course]'`.", file=sys.stderr)
         return 1
     found, failed = [], False
-    for name in args.notebooks:
-        entry: dict = {"notebook": name}
-        found.append(entry)
-        try:
-            results = grade(Path(name), args.timeout)
-        except CannotGrade as why:
-            failed = True
-            entry["error"] = str(why)
-            print(why, file=sys.stderr)
-            continue
-        entry["points"], entry["of"] = sum(r.points for r in results), sum(r.of for r in results)
-        entry["exercises"] = [asdict(r) for r in results]
-        if args.json != "-":
-            print(table(entry))
+    try:
+        with Judge(Limits(seconds=args.timeout), sandbox=not args.unsandboxed) as judge:
+            for name in args.notebooks:
+                entry: dict = {"notebook": name}
+                found.append(entry)
+                try:
+                    results = _grade(Path(name), judge)
+                except Unreadable as why:
+                    failed = True
+                    entry["error"] = str(why)
+                    print(why, file=sys.stderr)
+                    continue
+                entry["points"], entry["of"] = sum(r.points for r in results), sum(r.of for r in results)
+                entry["exercises"] = [asdict(r) | {"said": r.said} for r in results]
+                if args.json != "-":
+                    print(table(entry))
+    except NeedsSandbox as missing:
+        print(NO_SANDBOX.format(missing), file=sys.stderr)
+        return 1
+    except NoWorker as why:
+        print(why, file=sys.stderr)
+        return 1
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if args.json == "-":
         print(text)
     elif args.json:
         Path(args.json).write_text(text + "\n", encoding="utf-8")
     return 1 if failed else 0
+
+
+def _grade(path: Path, judge) -> list:
+    import nbformat
+
+    from autograde_tests.judge import notebook
+
+    if not path.is_file():
+        raise notebook.Unreadable(f"{path}: there is no such file.")
+    data = path.read_bytes()
+    mine = notebook.read(data, str(path))
+    release = notebook.find_release(mine, RELEASES)
+    if release is None and any(cell.grade_id.startswith("check_") for cell in mine):
+        release = nbformat.reads(data.decode("utf-8-sig"), as_version=4)  # installed without the notebooks
+        paper = notebook.paper(release, nbformat.v4.new_notebook())
+    elif release is not None:
+        paper = notebook.paper(notebook.rebuild(release, mine), release)
+    else:
+        raise notebook.Unreadable(f"{path}: no exercise of this course is in it.")
+    return judge.grade(paper)
 
 
 def table(entry: dict) -> str:
@@ -59,7 +118,7 @@ def table(entry: dict) -> str:
     room = max(40, shutil.get_terminal_size((110, 24)).columns - wide - 15)
     lines = [entry["notebook"], f"{'exercise':{wide}}  points   of  what the check said"]
     for name, e in rows:
-        said = e["said"].removeprefix(f"{e['title']}: ").split("\n")
+        said = e["said"].removeprefix(f"{e['title']}: ").removeprefix(f"{e['title']}\n").split("\n")
         said = said[:1] if e["passed"] else said
         first, *more = [part for line in said for part in textwrap.wrap(line, room)]
         lines.append(f"{name:{wide}}  {e['points']:6g} {e['of']:4g}  {first}")
@@ -73,6 +132,8 @@ def _seconds(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds above 0")
     return int(text)
 
+
+RELEASES = Path(__file__).resolve().parents[1] / "notebooks"
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -43,8 +43,8 @@ class Reply:
     changed: tuple[str, ...] = ()
 
 
-class _Wrong(Exception):
-    """A failure with its kind, raised inside a probe."""
+class Wrong(Exception):
+    """A failure of an answer with its kind (see ``Reply``)."""
 
     def __init__(self, failure: str, text: str) -> None:
         super().__init__(text)
@@ -71,15 +71,15 @@ def _ask_once(answer: object, how: str, trial: Trial, device: torch.device, may_
     try:
         with _watch(may_use) as delegated:
             reply.arrays, reply.changed = PROBES[how](answer, trial, device)
-    except _Wrong as wrong:
+    except Wrong as wrong:
         reply.failure, reply.text = wrong.failure, str(wrong)
     except NotImplementedError as error:
         # the stub's has no words; torch raises one with words when a container is called like a layer
-        reply.failure, reply.text = ("crash", _own_line(error)) if str(error) else ("blank", "")
+        reply.failure, reply.text = ("crash", own_line(error)) if str(error) else ("blank", "")
     except _TooSlow:
         reply.failure, reply.text = "slow", f"it still ran after {SECONDS:.0f} seconds: an endless loop?"
     except (Exception, SystemExit) as error:
-        reply.failure, reply.text = "crash", _own_line(error)
+        reply.failure, reply.text = "crash", own_line(error)
     if delegated:
         reply.failure, reply.text, reply.arrays = "delegated", delegated[0], {}
     return reply
@@ -94,7 +94,7 @@ def _function(answer: object, trial: Trial, device: torch.device) -> tuple[dict,
 
 def _module(answer: object, trial: Trial, device: torch.device) -> tuple[dict, tuple]:
     if not (isinstance(answer, type) and issubclass(answer, nn.Module)):
-        raise _Wrong("type", f"this exercise asks for a class (nn.Module), you gave {_name(answer)}")
+        raise Wrong("type", f"this exercise asks for a class (nn.Module), you gave {_name(answer)}")
     module = answer(**trial.build)
     dtype = getattr(torch, trial.dtype)
     module.to(device=device, dtype=dtype)
@@ -146,13 +146,13 @@ def load(module: nn.Module, state: dict[str, np.ndarray]) -> None:
     own, given = _grouped(module.state_dict(keep_vars=True)), _grouped(state)
     for (part, kind), arrays in given.items():
         if not hasattr(module, part):
-            raise _Wrong("parts", f"there is no self.{part}; keep the names of the parts that the text gives")
+            raise Wrong("parts", f"there is no self.{part}; keep the names of the parts that the text gives")
         mine = own.pop((part, kind), [])
         flat = np.concatenate([np.asarray(a).reshape(-1) for a in arrays])
         if sum(t.numel() for t in mine) != flat.size:
             have = sum(t.numel() for t in mine)
             hint = "; is it a plain list? Then torch does not see its layers" if not mine else ""
-            raise _Wrong(
+            raise Wrong(
                 "parts", f"self.{part} should hold {flat.size} numbers as {kind}, yours holds {have}{hint}"
             )
         with torch.no_grad():
@@ -161,7 +161,7 @@ def load(module: nn.Module, state: dict[str, np.ndarray]) -> None:
                 flat = flat[tensor.numel() :]
     if own:
         part, kind = next(iter(own))
-        raise _Wrong("parts", f"self.{part} ({kind}) is a part that this model does not have")
+        raise Wrong("parts", f"self.{part} ({kind}) is a part that this model does not have")
 
 
 def _grouped(state: dict) -> dict[tuple[str, str], list]:
@@ -189,7 +189,7 @@ def _tensor(value: object, grad: bool, trial: Trial, device: torch.device) -> ob
 def _outputs(out: object, name: str = "out") -> dict[str, np.ndarray]:
     """Results as arrays by name; a dict or a tuple gives one array per entry."""
     if out is None:
-        raise _Wrong("type", "it returns None: is the `return` missing?")
+        raise Wrong("type", "it returns None: is the `return` missing?")
     if isinstance(out, dict):
         return {k: v for key, value in out.items() for k, v in _outputs(value, f"{name}[{key!r}]").items()}
     if isinstance(out, (tuple, list)):
@@ -198,7 +198,7 @@ def _outputs(out: object, name: str = "out") -> dict[str, np.ndarray]:
         return {name: out.detach().cpu().numpy()}
     if isinstance(out, (bool, int, float, str, np.ndarray, np.generic)):
         return {name: np.asarray(out)}
-    raise _Wrong("type", f"it returns {_name(out)}; a tensor or a number is expected")
+    raise Wrong("type", f"it returns {_name(out)}; a tensor or a number is expected")
 
 
 def _gradients(out: object, wanted: dict[str, object]) -> dict[str, np.ndarray]:
@@ -206,7 +206,7 @@ def _gradients(out: object, wanted: dict[str, object]) -> dict[str, np.ndarray]:
     if not wanted:
         return {}
     if not isinstance(out, Tensor):
-        raise _Wrong("type", f"it returns {_name(out)}; a tensor is expected, so that gradients can flow")
+        raise Wrong("type", f"it returns {_name(out)}; a tensor is expected, so that gradients can flow")
     if not out.requires_grad:
         return {}
     weights = torch.from_numpy(np.random.default_rng(0).normal(size=tuple(out.shape))).to(out)
@@ -233,12 +233,16 @@ def _name(value: object) -> str:
 # --- around the student's code -----------------------------------------------------------------------------
 
 
-def _own_line(error: BaseException) -> str:
+def own_line(error: BaseException) -> str:
     """The error in one line, and the line of the student's own code that raised it."""
     what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         inside = frame.filename.startswith(HERE) and "sheets" not in frame.filename
-        if inside or "site-packages" in frame.filename or frame.filename.startswith(("<frozen", sys.prefix)):
+        if (
+            inside
+            or "site-packages" in frame.filename
+            or frame.filename.startswith(("<frozen", "<mtlkit", sys.prefix))
+        ):
             continue
         line = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
         return f"{what}\nin your line: {line}" if line else what

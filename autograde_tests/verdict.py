@@ -11,6 +11,8 @@ import torch
 from autograde_tests.exercise import Exercise, Trial
 from autograde_tests.probe import Reply, ask
 
+Known = dict[tuple[int, int], Reply]  # by id of the answer and of the trial
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -25,9 +27,17 @@ class Verdict:
 
 
 def judge(
-    exercise: Exercise, trials: Sequence[Trial], replies: Sequence[Reply], device: torch.device
+    exercise: Exercise,
+    trials: Sequence[Trial],
+    replies: Sequence[Reply],
+    device: torch.device,
+    known: Known | None = None,
 ) -> Verdict:
-    """Compare the replies with the reference's; on a mismatch look for the mistake with the same numbers."""
+    """Compare the replies with the reference's; on a mismatch look for the mistake with the same numbers.
+
+    known: what the reference and the mistakes reply, kept by a caller with many answers to these trials.
+    """
+    known = {} if known is None else known
 
     def say(mark: str, what: str, *more: str) -> tuple[str, ...]:
         return (
@@ -37,7 +47,7 @@ def judge(
 
     if replies and replies[0].failure == "blank":
         return Verdict(False, say("○", f"{exercise.title}: not attempted yet"))
-    expected = _replies(exercise, exercise.reference, trials, device)
+    expected = _replies(exercise, exercise.reference, trials, device, known)
     passed: list[str] = []
     for i, trial in enumerate(trials):
         reply = replies[i] if i < len(replies) else replies[-1]
@@ -46,7 +56,7 @@ def judge(
             passed.append(trial.what)
             continue
         so_far = [f"right so far: {', '.join(passed)}"] if passed else []
-        named = _mistake(exercise, trials, replies, i, device)
+        named = _mistake(exercise, trials, replies, i, device, known)
         if named and reply.failure not in ("delegated", "slow"):
             own = [reply.text] if reply.failure == "crash" else []
             lines = [*own, f"It looks as if {named}"]
@@ -58,21 +68,30 @@ def judge(
 
 
 def _replies(
-    exercise: Exercise, answer: object, trials: Sequence[Trial], device: torch.device
+    exercise: Exercise, answer: object, trials: Sequence[Trial], device: torch.device, known: Known
 ) -> list[Reply]:
-    return ask(answer, exercise.how, trials, device, may_use=("mtlkit.",))
+    new = [trial for trial in trials if (id(answer), id(trial)) not in known]
+    if new:
+        replies = ask(answer, exercise.how, new, device, may_use=("mtlkit.",))
+        known |= {(id(answer), id(trial)): reply for trial, reply in zip(new, replies, strict=False)}
+    return [known[id(answer), id(trial)] for trial in trials if (id(answer), id(trial)) in known]
 
 
 def _mistake(
-    exercise: Exercise, trials: Sequence[Trial], replies: Sequence[Reply], first: int, device: torch.device
+    exercise: Exercise,
+    trials: Sequence[Trial],
+    replies: Sequence[Reply],
+    first: int,
+    device: torch.device,
+    known: Known,
 ) -> str:
     """The mistake with the same numbers in every trial; else the only one that fits the first wrong one."""
     here = []
     for sentence, wrong in exercise.mistakes.items():
-        at_first = _replies(exercise, wrong, trials[first : first + 1], device)[0]
+        at_first = _replies(exercise, wrong, trials[first : first + 1], device, known)[0]
         if not _same(replies[first], at_first, trials[first], device):
             continue
-        theirs = _replies(exercise, wrong, trials, device)
+        theirs = _replies(exercise, wrong, trials, device, known)
         # an answer that is too slow ends the replies before the trials
         if len(theirs) == len(replies) and all(
             _same(a, b, t, device) for a, b, t in zip(replies, theirs, trials, strict=False)
@@ -116,7 +135,9 @@ def _difference(
             return f"{entry}expected the shape {_shape(expected)}{letters}, got {_shape(got)}"
         if got.dtype.kind in "US" or expected.dtype.kind in "US":
             if not np.array_equal(got, expected):
-                return f"{label}: {got.item()!r} is not it"
+                return (
+                    f"{label}: {got.ravel()[:1].tolist()[0]!r} is not it" if got.size else f"{label} is empty"
+                )
             continue
         wrong = ~np.isclose(
             got.astype(np.float64),

@@ -27,24 +27,16 @@ SEEDS = [
     pytest.param(part, marks=pytest.mark.heavy) if part.start else part
     for part in (PARTS if "MTLKIT_ALL_SEEDS" in os.environ else PARTS[:2])
 ]
-judging = sys.modules["autograde_tests.verdict"]
 
 
 def _judge_all(item, seed: int):
     """The verdicts on the reference, the right variants and the mistakes; each is asked only once."""
-    trials = item.trials(seed)
-    known = {}
-
-    def replies(_exercise, answer, some, device):
-        if id(answer) not in known:
-            known[id(answer)] = ask(answer, item.how, trials, device, may_use=("mtlkit.",))
-        first = next(i for i, trial in enumerate(trials) if trial is some[0])
-        return known[id(answer)][first : first + len(some)]
-
-    answers = [item.reference, *item.also_right, *item.mistakes.values()]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "_replies", replies)
-        verdicts = [judge(item, trials, replies(item, answer, trials, CPU), CPU) for answer in answers]
+    trials, known, verdicts = item.trials(seed), {}, []
+    for answer in (item.reference, *item.also_right, *item.mistakes.values()):
+        replies = ask(answer, item.how, trials, CPU, may_use=("mtlkit.",))
+        known |= {(id(answer), id(trial)): reply for trial, reply in zip(trials, replies, strict=False)}
+        verdicts.append(replies)
+    verdicts = [judge(item, trials, replies, CPU, known) for replies in verdicts]
     right = 1 + len(item.also_right)
     return verdicts[:right], dict(zip(item.mistakes, verdicts[right:], strict=True))
 

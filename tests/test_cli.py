@@ -1,54 +1,37 @@
-"""`python -m autograde_tests`: bad input, dead kernels, endless loops, edited notebooks, table and JSON."""
+"""`python -m autograde_tests NOTEBOOK`: bad input, dying and endless answers, edited cells, table, JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
+from judge_cases import graded, hand_in, no_sandbox, open_judge
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # tools/ is not installed
-
-from autograde_tests import grade as grading  # noqa: E402
-from autograde_tests.__main__ import main  # noqa: E402
-from tools.sample_class import Student, submission  # noqa: E402
+from autograde_tests import __main__ as cli
+from autograde_tests.judge import court
 
 WRONG = "return labels.mean(dim=0)"
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Save what a student hands in for 00_start; the text of a cell is by its id, None deletes it."""
-
-    def save(answers=None, cells=None, above=(), below=(), name="mine.ipynb") -> Path:
-        master, release = (
-            nbformat.read(ROOT / folder / "00_start" / "00_start.ipynb", as_version=4)
-            for folder in ("solutions", "notebooks")
-        )
-        nb = submission(Student("", "", answers or {}), master, release)
-        for cell in nb.cells:
-            cell.source = (cells or {}).get(cell.id, cell.source) or "to delete"
-        nb.cells = [cell for cell in nb.cells if cell.source != "to delete"]
-        new = nbformat.v4.new_code_cell
-        nb.cells = [*map(new, above), *nb.cells, *map(new, below)]
-        path = tmp_path / "work" / name
-        path.parent.mkdir(exist_ok=True)
-        nbformat.write(nb, path)
-        return path
-
-    return save
+def main(argv: list[str]) -> int:
+    return cli.main([*argv, *(["--unsandboxed"] if no_sandbox() else [])])
 
 
-def points_and_words(path: Path, **options) -> dict[str, tuple[float, str]]:
-    return {r.id: (r.points, r.said) for r in grading.grade(path, **options)}
+@pytest.fixture(scope="module")
+def judge():
+    with open_judge() as judge:
+        yield judge
+
+
+def points_and_words(judge, nb) -> dict[str, tuple[float, str]]:
+    return {i: (r.points, r.said) for i, r in graded(judge, nb).items()}
 
 
 BAD = {
     "text": ("print('hi')", "not a notebook that can be read"),
-    "empty": ("", "not a notebook that can be read"),
+    "empty": ("", "the file is empty"),
     "cut off": ('{"cells": [{"cell_type": "code"', "not a notebook that can be read"),
     "merge markers": ('{"cells": [\n<<<<<<< HEAD\n], "nbformat": 4}', "not a notebook that can be read"),
     "a list": ("[1, 2]", "not a notebook that can be read"),
@@ -61,45 +44,61 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("text, words", BAD.values(), ids=BAD)
-def test_bad_input_gets_one_sentence(text, words, tmp_path, capsys):
-    path = tmp_path / "bad.ipynb"
-    path.write_text(text)
-    assert main([str(path)]) == 1
+def test_bad_input_gets_one_sentence_each(tmp_path, capsys):
+    """One run for all: a worker takes seconds to start."""
+    paths = {}
+    for name, (text, words) in BAD.items():
+        paths[tmp_path / f"{name}.ipynb"] = words
+        (tmp_path / f"{name}.ipynb").write_text(text)
+    (tmp_path / "binary.ipynb").write_bytes(b"\x89PNG\xff\x00")
+    paths |= {tmp_path / "binary.ipynb": "not in UTF-8", tmp_path / "none.ipynb": "no such file"}
+    paths |= {tmp_path: "no such file"}
+    assert main([*map(str, paths)]) == 1
     out, err = capsys.readouterr()
-    assert not out and err.startswith(f"{path}: ") and words in err and err.count("\n") == 1
-
-
-def test_a_missing_file_a_folder_and_bytes_get_one_sentence(tmp_path, capsys):
-    binary = tmp_path / "binary.ipynb"
-    binary.write_bytes(b"\x89PNG\xff\x00")
-    for path in (tmp_path / "none.ipynb", tmp_path, binary):
-        assert main([str(path)]) == 1
-        assert capsys.readouterr().err.count("\n") == 1
+    assert not out and err.count("\n") == len(paths)
+    for line, (path, words) in zip(err.splitlines(), paths.items(), strict=True):
+        assert line.startswith(f"{path}: ") and words in line
 
 
 @pytest.mark.parametrize("argv", [[], ["--timeout", "0", "x"], ["--timeout", "soon", "x"], ["--points", "x"]])
 def test_wrong_usage_ends_with_2(argv, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(argv)
+        cli.main(argv)
     assert stopped.value.code == 2 and "usage:" in capsys.readouterr().err
 
 
 def test_without_the_course_extra_it_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "autograde_tests.grade")
-    monkeypatch.setitem(sys.modules, "nbclient", None)
-    assert main(["x.ipynb"]) == 1
-    assert capsys.readouterr().err == "Grading needs nbclient: run `pip install 'mtlkit[course]'`.\n"
+    monkeypatch.delitem(sys.modules, "autograde_tests.judge.court")
+    monkeypatch.delitem(sys.modules, "autograde_tests.judge.notebook")
+    monkeypatch.setitem(sys.modules, "nbformat", None)
+    assert cli.main(["x.ipynb"]) == 1
+    assert capsys.readouterr().err == "Grading needs nbformat: run `pip install 'mtlkit[course]'`.\n"
 
 
-def test_the_table_and_the_json_say_the_same_and_nothing_beside_the_notebook_changes(write, capsys, tmp_path):
-    path = write({"0.1": WRONG}, below=["open('left', 'w').write('x'); print(open('notes.txt').read())"])
-    (path.parent / "notes.txt").write_text("read me")
+def test_without_a_sandbox_it_says_what_is_missing_and_asks(monkeypatch, capsys):
+    def none(*_, **__):
+        raise court.NeedsSandbox("Plan9 has no namespaces")
+
+    monkeypatch.setattr(court, "Judge", none)
+    assert cli.main(["x.ipynb"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("No sandbox here: Plan9 has no namespaces.") and "--unsandboxed" in said
+
+
+def save(nb, folder, name="mine.ipynb"):
+    path = folder / "work" / name
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(nb, path)
+    return path
+
+
+def test_the_table_and_the_json_say_the_same_and_nothing_beside_the_notebook_changes(capsys, tmp_path):
+    path = save(hand_in({"0.1": WRONG}, below=["open('left', 'w').write('x')"]), tmp_path)
     before, report = path.read_bytes(), tmp_path / "report.json"
     assert main([str(path), str(tmp_path / "none.ipynb"), "--json", str(report)]) == 1
     out, err = capsys.readouterr()
     assert "there is no such file" in err
-    assert sorted(p.name for p in path.parent.iterdir()) == ["mine.ipynb", "notes.txt"]
+    assert [p.name for p in path.parent.iterdir()] == ["mine.ipynb"]
     assert path.read_bytes() == before
 
     mine, missing = json.loads(report.read_text())
@@ -108,6 +107,7 @@ def test_the_table_and_the_json_say_the_same_and_nothing_beside_the_notebook_cha
     wrong, right = mine["exercises"]
     assert (wrong["id"], wrong["points"], wrong["of"], wrong["passed"]) == ("0.1", 0, 5, False)
     assert "the observed flags are ignored" in wrong["said"]
+    assert "the observed flags are ignored" in wrong["mistake"]
     assert (right["id"], right["points"], right["passed"]) == ("0.2", 5, True)
     lines = out.splitlines()
     assert lines[0] == str(path) and lines[1].split()[:3] == ["exercise", "points", "of"]
@@ -116,68 +116,58 @@ def test_the_table_and_the_json_say_the_same_and_nothing_beside_the_notebook_cha
     assert "total" in out and "     5   10" in out
 
 
-def test_json_alone_goes_to_the_terminal_and_exit_0_means_graded(write, capsys):
-    path = write({"0.1": None, "0.2": None})
+def test_json_alone_goes_to_the_terminal_and_exit_0_means_graded(capsys, tmp_path):
+    path = save(hand_in({"0.1": None, "0.2": None}), tmp_path)
     assert main([str(path), "--json", "-"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)
     assert entry["points"] == 0
     assert all("not attempted yet" in e["said"] for e in entry["exercises"])
 
 
-def test_a_kernel_that_dies_in_a_check_costs_that_exercise_only(write):
-    found = points_and_words(write({"0.1": "import os\nos._exit(3)"}))
-    assert found["0.1"] == (0, "the kernel died in this check")
+def test_without_the_released_notebook_an_edited_check_is_reported(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "RELEASES", tmp_path / "none")
+    path = save(hand_in(cells={"check_0_1": "pass"}), tmp_path)
+    assert main([str(path), "--json", "-"]) == 0
+    first, second = json.loads(capsys.readouterr().out)[0]["exercises"]
+    assert first["points"] == 0 and "this is not the check any more" in first["said"]
+    assert second["points"] == 5
+
+
+def test_python_that_dies_in_an_answer_costs_that_exercise_only(judge):
+    found = points_and_words(judge, hand_in({"0.1": "import os\nos._exit(3)"}))
+    assert found["0.1"][0] == 0 and "the answer ended Python (exit code 3)" in found["0.1"][1]
     assert found["0.2"][0] == 5
-
-
-def test_a_kernel_that_dies_in_an_answer_or_in_an_own_cell_costs_at_most_that_answer(write):
-    path = write(above=["import os\nos.abort()"], cells={"answer_0_2": "import os\nos._exit(0)"})
-    found = points_and_words(path)
+    nb = hand_in(above=["import os\nos.abort()"], cells={"answer_0_2": "import os\nos._exit(0)"})
+    found = points_and_words(judge, nb)
     assert found["0.1"][0] == 5
-    assert found["0.2"] == (0, "the kernel died before this check, in the answer")
+    assert found["0.2"][0] == 0 and "the answer ended Python (exit code 0)" in found["0.2"][1]
 
 
-def test_endless_loops_cost_their_time_and_their_exercise_even_if_they_swallow_interrupts(write):
+def test_endless_loops_cost_their_time_and_their_exercise_even_if_they_swallow_interrupts(judge):
     swallow = "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
-    path = write({"0.1": swallow}, above=["while True:\n    print('x' * 1000)", "exit()"])
-    found = points_and_words(path, timeout=8)
-    assert found["0.1"] == (0, "stopped after 8 s: an endless loop?")
+    nb = hand_in({"0.1": swallow}, above=["while True:\n    print('x' * 1000)", "exit()"])
+    found = points_and_words(judge, nb)
+    assert found["0.1"][0] == 0 and "an endless loop?" in found["0.1"][1]
     assert found["0.2"][0] == 5
 
 
-def test_deleted_edited_and_copied_cells_neither_break_nor_bend_a_grade(write):
-    deleted = write({"0.2": "return {}"}, {"setup_1": None, "check_0_1": None, "check_0_2": "print('fine')"})
-    nb = nbformat.read(deleted, as_version=4)
+def test_deleted_edited_and_copied_cells_neither_break_nor_bend_a_grade(judge):
+    nb = hand_in({"0.2": "return {}"}, {"setup_1": None, "check_0_1": None, "check_0_2": "print('fine')"})
     (answer,) = (cell for cell in nb.cells if cell.id == "answer_0_1")
     (check,) = (cell for cell in nb.cells if cell.id == "check_0_2")
     answer.cell_type = "raw"
     nb.cells.insert(0, nbformat.from_dict(check | {"id": "copy_1"}))
     nb.cells.append(nbformat.from_dict(answer | {"id": "copy_2"}))
     nb.cells[1].metadata["nbgrader"] = "no dictionary"
-    nbformat.write(nb, deleted)
-    found = points_and_words(deleted)
+    found = points_and_words(judge, nb)
     assert found["0.1"][0] == 5
     assert found["0.2"][0] == 0 and "return a dictionary" in found["0.2"][1]
 
 
-def test_stderr_is_free_and_a_check_that_is_not_the_check_earns_nothing(write):
-    noise = "import sys\nshout = lambda *_: print('careful', file=sys.stderr)\n"
-    noise += "get_ipython().events.register('pre_run_cell', shout)"
-    path = write(above=[noise], cells={"answer_0_2": "def shapes(): pass\ndef check(*_): pass"})
-    found = points_and_words(path)
+def test_an_answer_that_does_not_run_is_named_and_not_its_check(judge):
+    found = points_and_words(judge, hand_in({"0.1": "return (labels", "0.2": None}, {"answer_0_2": None}))
+    assert "the answer stopped with SyntaxError" in found["0.1"][1] and ".py" not in found["0.1"][1]
+    assert found["0.2"] == (0, "the letters of the series: not attempted yet")
+    found = points_and_words(judge, hand_in(cells={"answer_0_2": "def shape(): pass\ndef check(*_): pass"}))
     assert found["0.1"][0] == 5
-    assert found["0.2"] == (0, "the check says nothing: is the name `check` used for something else?")
-
-
-def test_an_answer_that_does_not_run_is_named_and_not_its_check(write):
-    found = points_and_words(write({"0.1": "return (labels", "0.2": None}, {"answer_0_2": None}))
-    assert found["0.1"][1].startswith("the answer stopped with SyntaxError")
-    assert ".py" not in found["0.1"][1]
-    assert found["0.2"][1].startswith("this cell stopped with NameError")
-
-
-def test_without_the_released_notebook_an_edited_check_is_reported(write, monkeypatch, tmp_path):
-    monkeypatch.setattr(grading, "RELEASES", tmp_path / "none")
-    found = points_and_words(write(cells={"check_0_1": "pass"}))
-    assert found["0.1"][0] == 0 and found["0.1"][1].startswith("this is not the check any more")
-    assert found["0.2"][0] == 5
+    assert "there is no `shapes`: keep the name" in found["0.2"][1]
