@@ -23,12 +23,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtlkit.models import PLE, MMoE
+from mtlkit.models import PLE, HoME, MMoE
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """An MMoE has ``experts`` networks; a PLE ``own`` for each task and ``shared``, on each level."""
+    """An MMoE has ``experts`` networks; a PLE ``own`` for each task and ``shared``, on each level.
+
+    A HoME has two categories, every other task in one; ``shared`` experts for each category and for all on both
+    levels, ``own`` for each task; ``loras`` in its feature gates.
+    """
 
     model: str = "mmoe"
     batch: int = 512
@@ -40,11 +44,17 @@ class Sizes:
     own: int = 2
     shared: int = 2
     levels: int = 2
+    loras: int = 2
 
     def __str__(self) -> str:
         experts = f"{self.experts} experts {list(self.expert)}"
         if self.model == "ple":
             experts = f"{self.levels} levels of {self.own} + {self.shared} experts {list(self.expert)}"
+        if self.model == "home":
+            experts = (
+                f"3 x {self.shared} and {self.own} per task + 3 x {self.shared} experts "
+                f"{list(self.expert)}, {self.loras} LoRAs"
+            )
         return (
             f"{self.model}: B {self.batch}, D {self.width}, {experts}, "
             f"{self.tasks} tasks, towers {[*self.tower, 1]}"
@@ -53,8 +63,11 @@ class Sizes:
     def flops(self) -> float:
         """Of the matrix products of a step: forward, gradient of the inputs, gradient of the weights.
 
-        A gate is counted with the experts that it sees.
+        A gate is counted with the experts that it sees, and of HoME's norms, gates and feature gates the
+        products alone.
         """
+        if self.model == "home":
+            return 3 * 2.0 * self.batch * self._home()
         levels = [(self.width, self.experts, self.tasks * self.experts)]  # input, experts, visible pairs
         if self.model == "ple":
             experts, pairs = self.tasks * self.own + self.shared, self.tasks * (self.own + self.shared)
@@ -65,6 +78,21 @@ class Sizes:
         for width, experts, pairs in levels:
             products += experts * products_of([width, *self.expert]) + pairs * (width + self.expert[-1])
         return 3 * 2.0 * self.batch * products
+
+    def _home(self) -> int:
+        """Multiplications of one row."""
+        shared, own, h = self.shared, self.own, self.expert[-1]
+        # input, groups, experts, input of the gates, visible pairs, pairs of the self gates
+        meta = (self.width, 3, 3 * shared, self.width, 7 * shared, 3 * shared)
+        seen, groups = self.tasks * (own + 2 * shared), self.tasks * (own > 0) + 3
+        task = (h, groups, self.tasks * own + 3 * shared, 2 * h, seen, self.tasks * own)
+        products = self.tasks * products_of([h, *self.tower, 1])
+        for width, groups, experts, gates, pairs, own_pairs in (meta, task):
+            # L LoRAs of rank D / L and their mixture; experts; gates; mixtures
+            products += groups * (2 * width * width + 2 * self.loras * width)
+            products += experts * products_of([width, *self.expert])
+            products += (pairs + own_pairs) * (gates + h)
+        return products
 
 
 def products_of(widths: Sequence[int]) -> int:
@@ -138,7 +166,90 @@ class NaivePLE(nn.Module):
         return torch.cat([tower(z) for tower, z in zip(self.towers, inputs, strict=True)], dim=1)  # (B, T)
 
 
+class HoMEExpert(nn.Module):
+    """Swish(BatchNorm(MLP))"""
+
+    def __init__(self, in_width: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        *hidden, _ = mlp(in_width, widths)  # without the last ReLU
+        self.steps = nn.Sequential(*hidden, nn.BatchNorm1d(widths[-1]), nn.SiLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.steps(x)
+
+
+class NaiveFeatureGate(nn.Module):
+    def __init__(self, width: int, loras: int) -> None:
+        super().__init__()
+        rank = width // loras
+        self.loras = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False), nn.Sigmoid()
+            )
+            for _ in range(loras)
+        )
+        self.gate = nn.Linear(width, loras, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.gate(x).softmax(dim=1)
+        return x * sum(2 * lora(x) * weights[:, i, None] for i, lora in enumerate(self.loras))
+
+
+class NaiveHoME(nn.Module):
+    """The same for HoME: a loop over its groups, over their experts, over the gates."""
+
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.category = [t % 2 for t in range(s.tasks)]
+        self.counts = [[s.shared] * 3, [s.own] * s.tasks + [s.shared] * 3]
+        self.sees = [[[0, 2], [1, 2], [0, 1, 2]], [[t, s.tasks + t % 2, s.tasks + 2] for t in range(s.tasks)]]
+        self.levels = nn.ModuleList()
+        for width, gate_width, counts, sees in zip(
+            (s.width, s.expert[-1]), (s.width, 2 * s.expert[-1]), self.counts, self.sees, strict=True
+        ):
+            level = nn.ModuleDict()
+            level["features"] = nn.ModuleList(NaiveFeatureGate(width, s.loras) for _ in counts)
+            level["experts"] = nn.ModuleList(
+                nn.ModuleList(HoMEExpert(width, s.expert) for _ in range(n)) for n in counts
+            )
+            level["gates"] = nn.ModuleList(
+                nn.Linear(gate_width, sum(counts[m] for m in seen), bias=False) for seen in sees
+            )
+            level["self"] = nn.ModuleList(
+                nn.Linear(gate_width, counts[m], bias=False) for m in range(len(sees))
+            )
+            self.levels.append(level)
+        self.towers = nn.ModuleList(mlp(s.expert[-1], s.tower, out=True) for _ in range(s.tasks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self._level(0, [x] * 3, [x] * 3)
+        both = [torch.cat([z[c], z[2]], dim=1) for c in self.category]
+        h = self._level(1, [z[c] for c in self.category] + z, both)
+        return torch.cat([tower(one) for tower, one in zip(self.towers, h, strict=True)], dim=1)  # (B, T)
+
+    def _level(self, number: int, inputs: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+        level, made, outs = self.levels[number], [], []
+        for gate, experts, x in zip(level["features"], level["experts"], inputs, strict=True):
+            v = gate(x)
+            outs.append([expert(v) for expert in experts])
+        for g, (seen, x) in enumerate(zip(self.sees[number], given, strict=True)):
+            out = bmm_of(level["gates"][g](x).softmax(dim=1), sum((outs[m] for m in seen), []))
+            if outs[g]:
+                logits = level["self"][g](x)
+                weights = logits.softmax(dim=1) if len(outs[g]) > 1 else logits.sigmoid()
+                out = out + bmm_of(weights, outs[g])
+            made.append(out)
+        return made
+
+
+def bmm_of(weights: Tensor, outs: list[Tensor]) -> Tensor:
+    return torch.bmm(weights.unsqueeze(1), torch.stack(outs, dim=1)).squeeze(1)
+
+
 def ours(s: Sizes) -> tuple[nn.Module, bool]:
+    if s.model == "home":
+        groups, counts = [t % 2 for t in range(s.tasks)], [s.shared, s.shared, s.shared, s.shared, s.own]
+        return HoME(s.width, s.tasks, groups, *counts, [s.expert] * 2, s.tower, s.loras), False
     if s.model == "ple":
         levels = [s.expert] * s.levels
         return PLE(s.width, s.tasks, s.shared, s.own, levels, s.tower), False
@@ -146,7 +257,7 @@ def ours(s: Sizes) -> tuple[nn.Module, bool]:
 
 
 def naive(s: Sizes) -> tuple[nn.Module, bool]:
-    return (NaivePLE if s.model == "ple" else NaiveMMoE)(s), False
+    return {"mmoe": NaiveMMoE, "ple": NaivePLE, "home": NaiveHoME}[s.model](s), False
 
 
 # --- published packages -----------------------------------------------------------------------------
@@ -252,4 +363,5 @@ PEERS = {
         "LibMTL": libmtl,
     },
     "ple": {"torch-rechub": rechub, "torch-rechub, no BN": rechub_without_bn, "deepctr-torch": deepctr},
+    "home": {},  # no package of the registries has it
 }

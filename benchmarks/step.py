@@ -4,6 +4,7 @@
     python benchmarks/step.py --size large         # B 4096, D 512, [256, 128]
     python benchmarks/step.py --model ple          # 2 levels, 2 experts per task and 2 shared, [64, 32]
     python benchmarks/step.py --model ple --grid   # 2, 8 and 16 tasks of both sizes
+    python benchmarks/step.py --model home         # 2 experts per task, per category and shared; MMoE beside it
     python benchmarks/step.py --grid               # corners and centre of B, D, experts, tasks
     python benchmarks/step.py --compile --bf16     # more rows
     python benchmarks/step.py --cpu-time           # on a busy machine: one thread, its CPU time
@@ -15,6 +16,8 @@ A sample waits for a quiet moment and is dropped if other processes were busy du
 The implementations, and what was done to the peers, are in peers.py.
 
 The floor is the time of the step's multiplications as large square matrix products, and nothing else.
+Beside HoME stands mtlkit's MMoE of the same sizes: its step should cost no more than the ratio of the two
+models' multiplications explains.
 """
 
 from __future__ import annotations
@@ -160,6 +163,10 @@ def compare(s: Sizes, args: argparse.Namespace, missing: dict[str, str]) -> tupl
                 steps[f"{name}, compiled"] = stepper(compiled, probabilities, s, fused, autocast=False)
             if args.bf16:
                 steps[f"{name}, bf16"] = stepper(make(s)[0], probabilities, s, fused, autocast=True)
+    if s.model == "home":
+        model, probabilities = ours(replace(s, model="mmoe"))
+        fused = True if args.adam == "fused" else None
+        steps["mtlkit's MMoE"] = stepper(model, probabilities, s, fused, autocast=False)
     steps["floor"] = floor(s)
     samples, quiet = measure(steps, args)
     rows = []
@@ -182,6 +189,9 @@ def report(s: Sizes, rows: list[Row], floor_seconds: float, quiet: bool) -> None
             f"{row.median / loop:9.2f}{row.median / floor_seconds:9.2f}"
         )
     print(f"{'floor':24}{1e3 * floor_seconds:10.2f}")
+    if s.model == "home":
+        flops, seconds = s.flops() / replace(s, model="mmoe").flops(), own / by_name["mtlkit's MMoE"].median
+        print(f"HoME / MMoE: {flops:.2f} x the multiplications, {seconds:.2f} x the time")
     peers = [row for row in rows if row.name in PEERS[s.model]]
     if peers:
         best = min(peers, key=lambda row: row.median)
@@ -191,10 +201,10 @@ def report(s: Sizes, rows: list[Row], floor_seconds: float, quiet: bool) -> None
 
 
 def grid(sizes: Sizes) -> Iterator[Sizes]:
-    """MMoE: the corners and the centre of a grid. PLE: both sizes with few and with many tasks."""
-    if sizes.model == "ple":
+    """MMoE: the corners and the centre of a grid. PLE, HoME: both sizes with few and with many tasks."""
+    if sizes.model != "mmoe":
         for size, t in itertools.product((TEACHING, LARGE), (2, 8, 16)):
-            yield replace(size, model="ple", tasks=t)
+            yield replace(size, model=sizes.model, tasks=t)
         return
     for b, d, e, t in itertools.product((256, 8192), (64, 1024), (4, 16), (2, 16)):
         yield replace(sizes, batch=b, width=d, experts=e, tasks=t)
@@ -205,10 +215,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=["mmoe", "ple"], default="mmoe")
+    parser.add_argument("--model", choices=["mmoe", "ple", "home"], default="mmoe")
     parser.add_argument("--size", choices=["teaching", "large"], default="teaching")
     parser.add_argument("--grid", action="store_true", help="a line per size instead of one table")
-    for name in ("batch", "width", "experts", "tasks", "own", "shared", "levels"):
+    for name in ("batch", "width", "experts", "tasks", "own", "shared", "levels", "loras"):
         parser.add_argument(f"--{name}", type=int, help="instead of --size's")
     parser.add_argument("--expert", type=int, nargs="+", help="hidden widths of an expert")
     parser.add_argument("--tower", type=int, nargs="+", help="hidden widths of a tower, its logit apart")
