@@ -30,8 +30,8 @@ from mtlkit.models import PLE, HoME, MMoE
 class Sizes:
     """An MMoE has ``experts`` networks; a PLE ``own`` for each task and ``shared``, on each level.
 
-    A HoME has two categories, every other task in one; ``shared`` experts for each category and for all on both
-    levels, ``own`` for each task; ``loras`` in its feature gates.
+    A HoME has two categories, every other task in one; ``shared`` experts for each category and for all on
+    both levels, ``own`` for each task; ``loras`` in its feature gates.
     """
 
     model: str = "mmoe"

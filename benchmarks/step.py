@@ -4,7 +4,7 @@
     python benchmarks/step.py --size large         # B 4096, D 512, [256, 128]
     python benchmarks/step.py --model ple          # 2 levels, 2 experts per task and 2 shared, [64, 32]
     python benchmarks/step.py --model ple --grid   # 2, 8 and 16 tasks of both sizes
-    python benchmarks/step.py --model home         # 2 experts per task, per category and shared; MMoE beside it
+    python benchmarks/step.py --model home         # 2 experts per task, category and for all; MMoE beside
     python benchmarks/step.py --grid               # corners and centre of B, D, experts, tasks
     python benchmarks/step.py --compile --bf16     # more rows
     python benchmarks/step.py --cpu-time           # on a busy machine: one thread, its CPU time
