@@ -198,6 +198,8 @@ MASKED_GATE = Exercise(
         ),
         "the softmax comes before the mask: the hidden weights are cut away and the rest is too small. What do the "
         "weights of a task sum to now?": lambda x, W, v: _z(x, W).softmax(2) * v,
+        "the masked weights are scaled along the wrong axis: for each expert, those of the tasks sum to 1. Whose "
+        "weights should?": lambda x, W, v: F.normalize(_z(x, W).softmax(2) * v, p=1, dim=1),
         "the logits of hidden experts are set to 0, by a product or by hand. What is exp(0): no weight?": (
             lambda x, W, v: (_z(x, W) * v).softmax(2)
         ),

@@ -122,6 +122,10 @@ JOINT_LOSS = Exercise(
         "a task without any label is 0 / 0. What should such a task add?": _other(
             lambda z, y: (_each(z, y) * ~y.isnan()).sum(0) / (~y.isnan()).sum(0)
         ),
+        "a task without any label is 0 / 0, and `nansum` hides the NaN in the loss, but not in its gradient. What "
+        "can you divide by there?": lambda z, y, start, ratio, epoch: (
+            start * ratio**epoch * ((_each(z, y) * ~y.isnan()).sum(0) / (~y.isnan()).sum(0))
+        ).nansum(),
         "the losses are added up, not averaged. Should a larger batch have a larger loss?": _other(
             lambda z, y: (_each(z, y) * ~y.isnan()).sum(0)
         ),
