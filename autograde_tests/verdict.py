@@ -157,12 +157,13 @@ def _first_wrong(label: str, got: np.ndarray, expected: np.ndarray, wrong: np.nd
         return f"{label} = {got[where]} is not it. Look again."
     at = f" at {list(where)}" if where else ""
     if label.startswith("grad"):
-        label, at = f"the values are right, but the {label.replace('grad', 'gradient', 1)} is not", ""
+        label, at = f"the values are right, but the {label.replace('grad', 'gradient', 1)}", ""
     if np.isnan(got[where]) and not np.isnan(expected[where]):
         return (
             f"{label}{at} is NaN (not a number), expected {expected[where]:.4g}. Which step can make a NaN?"
         )
     many = f" ({int(wrong.sum())} of {wrong.size} numbers differ)" if wrong.size > 1 else ""
+    label += " is not" if label.startswith("the values") else ""
     return f"{label}{at}: expected {expected[where]:.4g}, got {got[where]:.4g}{many}"
 
 
