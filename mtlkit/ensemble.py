@@ -21,7 +21,7 @@ from mtlkit.data.table import Kind, Table
 from mtlkit.device import keep_freed_memory, pick_device
 from mtlkit.losses import task_losses
 from mtlkit.models import Recommender
-from mtlkit.training import Rows
+from mtlkit.rows import Rows
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,70 +18,31 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mtlkit import metrics
+from mtlkit.checkpoint import Checkpoint
 from mtlkit.data.table import Table
 from mtlkit.device import keep_freed_memory, pick_device
 from mtlkit.losses import TaskWeights, task_losses
 from mtlkit.models import Recommender
+from mtlkit.parallel import add_up, average_buffers, gather, place, together
+from mtlkit.rows import Part, Rows, Source, TableSource
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A table as tensors on one device: ids (N, F), dense (N, K), labels (N, T)."""
+@dataclass
+class _Run:
+    """What moves in training besides weights, optimizer and random states."""
 
-    ids: Tensor
-    dense: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(cls, table: Table, model: Recommender, device: torch.device) -> Rows:
-        """Raises ``ValueError`` with one sentence where ``model`` cannot read the table."""
-        _check(table, model)
-        return cls(
-            torch.from_numpy(np.ascontiguousarray(table.ids, dtype=np.int64)).to(device),
-            torch.from_numpy(np.ascontiguousarray(table.dense, dtype=np.float32)).to(device),
-            torch.from_numpy(table.label_matrix()).to(device),
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def _check(table: Table, model: Recommender) -> None:
-    if model.tasks != table.tasks:
-        raise ValueError(
-            f"The model was built for the tasks {', '.join(model.tasks)}, but the table has "
-            f"{', '.join(table.tasks)}. Use table.select(model.tasks)."
-        )
-    if (model.cardinalities, model.dense_names) != (table.cardinalities, table.dense_names):
-        raise ValueError(
-            "The table's fields, their sizes or its dense features differ from those of the table that the "
-            "model was built for. Encode both with the same training rows."
-        )
-    # on a GPU an id out of range would end the process without naming the field
-    low, high = table.ids.min(axis=0, initial=0), table.ids.max(axis=0, initial=0)
-    for field, a, b, size in zip(table.fields, low, high, table.cardinalities, strict=True):
-        if a < 0 or b >= size:
-            raise ValueError(f"Field {field!r} has the id {a if a < 0 else b}; ids must lie in [0, {size}).")
-    finite = np.isfinite(table.dense)
-    if not finite.all():
-        column = int(finite.all(axis=0).argmin())
-        raise ValueError(
-            f"Dense feature {table.dense_names[column]!r} is NaN or infinite in "
-            f"{(~finite[:, column]).sum()} of {len(table)} rows; fill or drop them."
-        )
-    for task, y in table.labels.items():
-        binary = table.kinds[task] == "binary"
-        wrong = ~(np.isnan(y) | ((y == 0) | (y == 1) if binary else np.isfinite(y)))
-        if wrong.any():
-            raise ValueError(
-                f"Task {task!r} has the label {y[wrong][0]:g}; labels of a {table.kinds[task]} task must be "
-                f"{'0, 1' if binary else 'finite'} or NaN (unobserved)."
-            )
+    epoch: int = 1  # the one that is going on
+    done: int = 0  # its steps so far
+    ended: bool = False
+    seconds: float = 0.0
+    best: float = float("inf")
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def fit(
     model: Recommender,
-    table: Table,
+    table: Table | Source,
     *,
     epochs: int = 20,
     batch_size: int = 1024,
@@ -92,6 +55,8 @@ def fit(
     seed: int = 0,
     device: str | None = None,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_steps: int | None = None,
 ) -> pd.DataFrame:
     """Train on the table's train split with AdamW; keep the weights of the best validation epoch.
 
@@ -100,8 +65,14 @@ def fit(
     left as it was. The model stays on the device, in eval mode.
     The process keeps the memory that it frees (``device.keep_freed_memory``).
 
+    Where ``torch.distributed`` is initialised (torchrun), all processes call it alike and train one model
+    data-parallel: ``batch_size`` counts the rows of all processes, a loss is the mean over all their
+    observed labels, and every process returns the same history. Rounding apart, it is that of one process;
+    two things draw or count by process: dropout, and the batch of a batch norm (HoME, ``expert_norm``).
+
     Parameters
     ----------
+    table: a table, or another source of rows, say a ``stream.Stream`` of files larger than memory.
     epochs, batch_size: passes over the train split (at most), rows per step.
     lr: learning rate; with a schedule its peak.
     weight_decay: decoupled (Loshchilov and Hutter, ICLR 2019): each step shrinks every weight by the factor
@@ -118,6 +89,9 @@ def fit(
     seed: of the shuffling and of dropout.
     device: "cpu" or "cuda"; None asks the environment variable MTLKIT_DEVICE, else "cpu".
     progress: whether to draw a progress bar on stderr.
+    checkpoint: a file (safetensors) that is written after each epoch. Where it exists, the run goes on from
+        it, to the same weights and history as if it had not stopped. Needs the package safetensors.
+    checkpoint_steps: writes it every so many steps, too.
 
     Returns
     -------
@@ -131,78 +105,116 @@ def fit(
     ------
     ValueError: an empty split, a table that the model cannot read (tasks, fields, NaN in features, wrong
     labels), a task without a label in training, an option out of range, a ``monitor`` that is unknown or
-    undefined. FloatingPointError: the loss is no longer finite. RuntimeError: no such device here.
+    undefined, a checkpoint of other settings. FloatingPointError: the loss is no longer finite.
+    RuntimeError: no such device here.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
+    counts = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
+    for name, value in (counts | {"checkpoint_steps": checkpoint_steps}).items():
         if value is not None and value < 1:
             raise ValueError(f"fit: {name} must be at least 1, got {value!r}.")
     if schedule not in (None, "one_cycle"):
         raise ValueError(f"fit: schedule must be None or 'one_cycle', got {schedule!r}.")
-    where = pick_device(device)
+    where, (rank, processes) = pick_device(device), place()
     keep_freed_memory()
-    train, held_out = table.part("train"), table.part("validation")
-    rows, held_out_rows = Rows.of(train, model, where), Rows.of(held_out, model, where)
-    for task, y in train.labels.items():
-        if np.isnan(y).all():
-            raise ValueError(f"Task {task!r} has no observed label in the train split; drop it or fill it.")
-    _check_monitor(monitor, held_out)
-    kinds = [table.kinds[task] for task in table.tasks]
+    source = TableSource(table, model, where) if isinstance(table, Table) else table
+    held_out = source.part("validation")
+    _check_monitor(monitor, held_out.labels)
+    tasks, kinds = source.tasks, [source.kinds[task] for task in source.tasks]
     weights = task_weights if isinstance(task_weights, TaskWeights) else TaskWeights(task_weights or {})
-    weights.at(table.tasks, 0, 0)  # refuses a wrong name before the training
+    weights.at(tasks, 0, 0)  # refuses a wrong name before the training
     model.to(where)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-    steps = -(-len(rows) // batch_size)
+    steps = source.steps(batch_size)
     cycle = None
     if schedule:
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * steps)
-    shuffle = torch.Generator().manual_seed(seed)
-    observed = (~rows.labels.isnan()).sum(dim=0)  # (T,)
-    history: list[dict[str, float]] = []
-    best, best_epoch, best_state = float("inf"), 0, None
-    bar = tqdm(total=epochs * steps, disable=not progress, unit="step", leave=False)
-    start = time.perf_counter()
+    keeper = None
+    if checkpoint is not None:
+        settings = counts | {"lr": lr, "weight_decay": weight_decay, "schedule": schedule, "seed": seed}
+        settings |= {"weights": asdict(weights), "monitor": monitor, "steps": steps, "tasks": tasks}
+        keeper = Checkpoint(checkpoint, checkpoint_steps, settings)
+    held_out_labels = torch.from_numpy(held_out.labels.label_matrix()).to(where)
+    # of the epoch: the losses of all observed labels, and how many there were
+    sums = {
+        "loss": torch.zeros(len(kinds), device=where),
+        "seen": torch.zeros(len(kinds), device=where, dtype=torch.long),
+    }
+    run, best_state, omega = _Run(), None, None
     try:
-        with torch.random.fork_rng(), bar:
-            torch.manual_seed(seed)  # dropout and sampled connections
-            for epoch in range(1, epochs + 1):
-                model.train()
-                total = torch.zeros(len(kinds), device=where)
-                order = torch.randperm(len(rows), generator=shuffle).to(where)
-                for step, batch in enumerate(order.split(batch_size), start=(epoch - 1) * steps):
-                    labels = rows.labels[batch]
-                    losses = task_losses(model(rows.ids[batch], rows.dense[batch]), labels, kinds)
-                    optimizer.zero_grad()
-                    if weights.unit == "step" or step % steps == 0:
-                        omega = losses.new_tensor(weights.at(table.tasks, epoch - 1, step))  # (T,)
-                    # PLE paper Eq. 8: L = sum_k omega_k L_k
-                    ((omega * losses).sum() + model.penalty()).backward()
-                    optimizer.step()
-                    if cycle:
-                        cycle.step()
-                    total += losses.detach() * (~labels.isnan()).sum(dim=0)
-                    bar.update()
-                mean = (total / observed).tolist()
-                _check_finite(mean, table.tasks, epoch, lr)
-                line = {"epoch": epoch, "step": epoch * steps, "seconds": time.perf_counter() - start}
-                line |= {f"train/loss/{t}": v for t, v in zip(table.tasks, mean, strict=True)}
-                logits = _logits(model, held_out_rows, max(batch_size, 8192))
-                losses = task_losses(logits, held_out_rows.labels, kinds).tolist()
-                _check_finite(losses, table.tasks, epoch, lr)
-                line |= _validation_figures(held_out, logits, losses)
-                history.append(line)
-                value = line[f"validation/{monitor}"]
-                bar.set_postfix_str(f"epoch {epoch}, validation {monitor} {value:.4f}")
-                score = -value if monitor.startswith("auc/") else value
-                if score < best:
-                    best, best_epoch, best_state = score, epoch, copy.deepcopy(model.state_dict())
-                elif patience is not None and epoch - best_epoch >= patience:
-                    break
+        with torch.random.fork_rng():
+            # dropout and sampled connections; each process drops other outputs
+            torch.manual_seed(seed + rank if model.dropout.p else seed)
+            if keeper and (kept := keeper.load(model, optimizer, cycle, sums)):
+                best_state, run = kept[0], _Run(**kept[1])
+            start = time.perf_counter() - run.seconds
+
+            def keep() -> None:
+                run.seconds = time.perf_counter() - start
+                keeper.save(model, optimizer, cycle, best_state, sums, asdict(run))
+
+            net = together(model)
+            bar = tqdm(
+                total=epochs * steps,
+                initial=(run.epoch - 1) * steps + run.done,
+                disable=not progress or rank > 0,
+                unit="step",
+                leave=False,
+            )
+            with bar:
+                while not run.ended:
+                    model.train()
+                    batches = islice(source.epoch(run.epoch, batch_size, seed), run.done, None)
+                    for rows in batches:
+                        rows = rows.to(where)
+                        step = (run.epoch - 1) * steps + run.done
+                        seen = (~rows.labels.isnan()).sum(dim=0)  # (T,)
+                        losses = task_losses(net(rows.ids, rows.dense), rows.labels, kinds)
+                        sums["loss"] += losses.detach() * seen
+                        sums["seen"] += seen
+                        if processes > 1:  # the mean over all processes' labels; DDP averages the gradients
+                            losses = losses * (seen * processes / add_up(seen.clone()).clamp(min=1))
+                        optimizer.zero_grad()
+                        if weights.unit == "step" or omega is None or not run.done:
+                            omega = losses.new_tensor(weights.at(tasks, run.epoch - 1, step))  # (T,)
+                        # PLE paper Eq. 8: L = sum_k omega_k L_k
+                        ((omega * losses).sum() + model.penalty()).backward()
+                        optimizer.step()
+                        if cycle:
+                            cycle.step()
+                        run.done += 1
+                        bar.update()
+                        if keeper and keeper.every and run.done % keeper.every == 0:
+                            keep()
+                    line = {"epoch": run.epoch, "step": run.epoch * steps}
+                    line["seconds"] = time.perf_counter() - start
+                    mean = (add_up(sums["loss"]) / add_up(sums["seen"])).tolist()
+                    _check_finite(mean, tasks, run.epoch, lr)
+                    line |= {f"train/loss/{t}": v for t, v in zip(tasks, mean, strict=True)}
+                    average_buffers(model)
+                    logits = gather(_logits(model, held_out.batches(max(batch_size, 8192)), where))
+                    losses = task_losses(logits, held_out_labels, kinds).tolist()
+                    _check_finite(losses, tasks, run.epoch, lr)
+                    line |= _validation_figures(held_out.labels, logits, losses)
+                    run.history.append(line)
+                    value = line[f"validation/{monitor}"]
+                    bar.set_postfix_str(f"epoch {run.epoch}, validation {monitor} {value:.4f}")
+                    score = -value if monitor.startswith("auc/") else value
+                    if score < run.best:
+                        run.best, run.best_epoch = score, run.epoch
+                        best_state = copy.deepcopy(model.state_dict())
+                    late = patience is not None and run.epoch - run.best_epoch >= patience
+                    run.ended = late or run.epoch == epochs
+                    run.epoch, run.done = run.epoch + 1, 0
+                    for part in sums.values():
+                        part.zero_()
+                    if keeper:
+                        keep()
     finally:
         if best_state is not None:
             model.load_state_dict(best_state)
         model.eval()
-    frame = pd.DataFrame(history)
-    frame.attrs["best_epoch"] = best_epoch
+    frame = pd.DataFrame(run.history)
+    frame.attrs["best_epoch"] = run.best_epoch
     return frame
 
 
@@ -231,11 +243,14 @@ def _check_finite(losses: Sequence[float], tasks: Sequence[str], epoch: int, lr:
         )
 
 
-def _logits(model: Recommender, rows: Rows, batch_size: int) -> Tensor:
+def _logits(model: Recommender, batches: Iterable[Rows], where: torch.device) -> Tensor:
     model.eval()
+    parts = [torch.zeros(0, len(model.tasks), device=where)]  # a process may have no rows
     with torch.inference_mode():
-        parts = zip(rows.ids.split(batch_size), rows.dense.split(batch_size), strict=True)
-        return torch.cat([model(ids, dense) for ids, dense in parts])  # (N, T)
+        for rows in batches:
+            rows = rows.to(where)
+            parts.append(model(rows.ids, rows.dense))
+        return torch.cat(parts)  # (N, T)
 
 
 def _validation_figures(table: Table, logits: Tensor, losses: Sequence[float]) -> dict[str, float]:
@@ -254,14 +269,20 @@ def _validation_figures(table: Table, logits: Tensor, losses: Sequence[float]) -
 
 
 def predict(
-    model: Recommender, table: Table, *, batch_size: int = 8192, device: str | None = None
+    model: Recommender, table: Table | Part, *, batch_size: int = 8192, device: str | None = None
 ) -> pd.DataFrame:
     """Predictions for every row of ``table``, a column per task: probabilities, or values of a regression.
 
+    For a ``Part`` all processes call it, predict their share, and have the predictions of all rows.
     Raises ``ValueError`` where the model cannot read the table, ``RuntimeError`` without such a device.
     """
     where = pick_device(device)
-    out = _logits(model.to(where), Rows.of(table, model, where), batch_size).cpu().numpy()  # (N, T)
+    model.to(where)
+    if isinstance(table, Part):
+        table, logits = table.labels, gather(_logits(model, table.batches(batch_size), where))
+    else:
+        logits = _logits(model, Rows.of(table, model, where).split(batch_size), where)
+    out = logits.cpu().numpy()  # (N, T)
     columns = {}
     for t, task in enumerate(table.tasks):
         # in float64 a confident probability keeps its rank: sigmoid(20) and sigmoid(21) stay apart
@@ -276,7 +297,7 @@ def _expit(logits: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    model: Recommender, table: Table, *, batch_size: int = 8192, device: str | None = None
+    model: Recommender, table: Table | Part, *, batch_size: int = 8192, device: str | None = None
 ) -> pd.DataFrame:
     """Figures per task on all rows of ``table`` (give it one split: ``table.part("test")``).
 
@@ -286,6 +307,7 @@ def evaluate(
     positive label, is NaN, and a warning names the task and the reason.
     """
     guess = predict(model, table, batch_size=batch_size, device=device)
+    table = table.labels if isinstance(table, Part) else table
     lines = []
     for task in table.tasks:
         y, score = table.labels[task], guess[task].to_numpy()

@@ -24,8 +24,20 @@ LAYERS = {
     "mtlkit.losses": {"mtlkit.data"},
     "mtlkit.ranking": set(),
     "mtlkit.models": {"mtlkit.models", "mtlkit.layers", "mtlkit.data"},
-    "mtlkit.training": {"mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.metrics", "mtlkit.device"},
-    "mtlkit.ensemble": {"mtlkit.training", "mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.device"},
+    "mtlkit.parallel": set(),
+    "mtlkit.checkpoint": {"mtlkit.parallel"},
+    "mtlkit.rows": {"mtlkit.models", "mtlkit.data", "mtlkit.parallel"},
+    "mtlkit.training": {
+        "mtlkit.models",
+        "mtlkit.losses",
+        "mtlkit.data",
+        "mtlkit.metrics",
+        "mtlkit.device",
+        "mtlkit.rows",
+        "mtlkit.checkpoint",
+        "mtlkit.parallel",
+    },
+    "mtlkit.ensemble": {"mtlkit.rows", "mtlkit.models", "mtlkit.losses", "mtlkit.data", "mtlkit.device"},
     "mtlkit.diagnosis": {"mtlkit.training", "mtlkit.models", "mtlkit.layers", "mtlkit.losses", "mtlkit.data"},
     "mtlkit.illnesses": {"mtlkit.diagnosis", "mtlkit.models", "mtlkit.layers"},
     "mtlkit.plots": {"mtlkit.diagnosis"},
@@ -46,7 +58,7 @@ def _tracked(*patterns: str) -> list[Path]:
 def test_environment_yml_has_the_requirements_of_pyproject():
     project = _project()
     wanted = [f"python{project['requires-python']}", *project["dependencies"]]
-    wanted += project["optional-dependencies"]["course"] + project["optional-dependencies"]["dev"]
+    wanted += [line for name in ("course", "cli", "dev") for line in project["optional-dependencies"][name]]
     names = [re.match(r"[\w.-]+", line)[0] for line in wanted]
     wanted = {CONDA_NAMES.get(n, n) + line.removeprefix(n) for n, line in zip(names, wanted, strict=True)}
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]

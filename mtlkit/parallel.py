@@ -1,0 +1,86 @@
+"""Several processes that train one model together: who am I, sums and rows over all of them.
+
+``torchrun`` starts the processes and ``torch.distributed.init_process_group`` joins them. Without that
+there is one process, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def place() -> tuple[int, int]:
+    """This process's number, from 0, and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def share(rows: int) -> slice:
+    """Which of ``rows`` rows are this process's: neighbouring rows, in the order of the processes."""
+    rank, processes = place()
+    return slice(rows * rank // processes, rows * (rank + 1) // processes)
+
+
+def add_up(x: Tensor) -> Tensor:
+    """``x``, which becomes the sum over all processes."""
+    if place()[1] > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def gather(x: Tensor) -> Tensor:
+    """All processes' rows in the order of the processes.   (N_r, ...) -> (N, ...)
+
+    The processes may have different numbers of rows, also none.
+    """
+    processes = place()[1]
+    if processes == 1:
+        return x
+    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(processes)]
+    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    longest = int(max(counts))
+    padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in range(processes)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+def together(model: nn.Module) -> nn.Module:
+    """``model`` with gradients that are the mean over all processes (DDP); itself for one process.
+
+    Batch norms see the rows of their own process; ``average_buffers`` joins their running averages.
+    """
+    if place()[1] == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Give all processes the mean of their running averages, so that they evaluate one model."""
+    processes = place()[1]
+    if processes > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                add_up(buffer).div_(processes)
+
+
+def first_does(action) -> None:
+    """Let process 0 do ``action()`` while the others wait; nobody goes on after its error."""
+    rank, processes = place()
+    error: Exception | None = None
+    if rank == 0:
+        try:
+            action()
+        except Exception as raised:
+            error = raised
+    if processes > 1:
+        said = [None if error is None else f"{error}"]
+        dist.broadcast_object_list(said)
+        if rank and said[0] is not None:
+            raise RuntimeError(f"Process 0 stopped: {said[0]}")
+    if error is not None:
+        raise error

@@ -1,0 +1,156 @@
+"""Where training takes its rows from: a table on one device, or whatever else gives batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlkit.data.table import Kind, Split, Table
+from mtlkit.models import Recommender
+from mtlkit.parallel import place, share
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as tensors on one device: ids (N, F), dense (N, K), labels (N, T)."""
+
+    ids: Tensor
+    dense: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, table: Table, model: Recommender, device: torch.device) -> Rows:
+        """Raises ``ValueError`` with one sentence where ``model`` cannot read the table."""
+        _check(table, model)
+        return cls(
+            torch.from_numpy(np.ascontiguousarray(table.ids, dtype=np.int64)).to(device),
+            torch.from_numpy(np.ascontiguousarray(table.dense, dtype=np.float32)).to(device),
+            torch.from_numpy(table.label_matrix()).to(device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> Rows:
+        return Rows(self.ids[index], self.dense[index], self.labels[index])
+
+    def to(self, device: torch.device) -> Rows:
+        """The rows on a device; themselves where they are there."""
+        if self.labels.device == device:
+            return self
+        return Rows(self.ids.to(device), self.dense.to(device), self.labels.to(device))
+
+    def split(self, size: int) -> Iterator[Rows]:
+        """Neighbouring rows, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split to predict: ``labels`` holds all processes' rows, ``batches(size)`` this process's share.
+
+    ``labels`` is a table of labels and users, maybe without features. Its rows are those of process 0, then
+    of process 1, ..., each in the order of its ``batches``.
+    """
+
+    labels: Table
+    batches: Callable[[int], Iterator[Rows]]
+
+
+class Source(Protocol):
+    """Rows for ``training.fit``. ``TableSource`` holds them in memory, ``stream.Stream`` reads files.
+
+    With several processes every process gives its share of each batch; all take as many steps.
+    """
+
+    tasks: tuple[str, ...]
+    kinds: Mapping[str, Kind]
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of an epoch."""
+
+    def epoch(self, number: int, batch_size: int, seed: int) -> Iterator[Rows]:
+        """The batches of epoch ``number``, from 1: always the same for one number and seed."""
+
+    def part(self, name: Split) -> Part:
+        """A split to predict."""
+
+
+class TableSource:
+    """A table's rows on one device. An epoch is one random order of all training rows.
+
+    The batches do not depend on the number of processes: each takes its share of every batch.
+    """
+
+    def __init__(self, table: Table, model: Recommender, device: torch.device) -> None:
+        self.table, self.model, self.device = table, model, device
+        self.tasks, self.kinds = table.tasks, table.kinds
+        train = table.part("train")
+        self.rows = Rows.of(train, model, device)
+        for task, y in train.labels.items():
+            if np.isnan(y).all():
+                raise ValueError(
+                    f"Task {task!r} has no observed label in the train split; drop it or fill it."
+                )
+        self._seed, self._drawn, self._shuffle = None, 0, torch.Generator()
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of an epoch; the last one may be short."""
+        return -(-len(self.rows) // batch_size)
+
+    def epoch(self, number: int, batch_size: int, seed: int) -> Iterator[Rows]:
+        """The epochs' orders come from one generator, one after the other."""
+        if seed != self._seed or number <= self._drawn:
+            self._seed, self._drawn = seed, 0
+            self._shuffle.manual_seed(seed)
+        for _ in range(number - self._drawn):  # more than one where a run is resumed
+            order = torch.randperm(len(self.rows), generator=self._shuffle)
+        self._drawn = number
+        several = place()[1] > 1
+        for batch in order.to(self.device).split(batch_size):
+            yield self.rows[batch[share(len(batch))] if several else batch]
+
+    def part(self, name: Split) -> Part:
+        """A split of the table, checked."""
+        table = self.table.part(name)
+        rows = Rows.of(table, self.model, self.device)
+        return Part(table, lambda size: rows[share(len(rows))].split(size))
+
+
+def _check(table: Table, model: Recommender) -> None:
+    if model.tasks != table.tasks:
+        raise ValueError(
+            f"The model was built for the tasks {', '.join(model.tasks)}, but the table has "
+            f"{', '.join(table.tasks)}. Use table.select(model.tasks)."
+        )
+    if (model.cardinalities, model.dense_names) != (table.cardinalities, table.dense_names):
+        raise ValueError(
+            "The table's fields, their sizes or its dense features differ from those of the table that the "
+            "model was built for. Encode both with the same training rows."
+        )
+    # on a GPU an id out of range would end the process without naming the field
+    low, high = table.ids.min(axis=0, initial=0), table.ids.max(axis=0, initial=0)
+    for field, a, b, size in zip(table.fields, low, high, table.cardinalities, strict=True):
+        if a < 0 or b >= size:
+            raise ValueError(f"Field {field!r} has the id {a if a < 0 else b}; ids must lie in [0, {size}).")
+    finite = np.isfinite(table.dense)
+    if not finite.all():
+        column = int(finite.all(axis=0).argmin())
+        raise ValueError(
+            f"Dense feature {table.dense_names[column]!r} is NaN or infinite in "
+            f"{(~finite[:, column]).sum()} of {len(table)} rows; fill or drop them."
+        )
+    for task, y in table.labels.items():
+        binary = table.kinds[task] == "binary"
+        wrong = ~(np.isnan(y) | ((y == 0) | (y == 1) if binary else np.isfinite(y)))
+        if wrong.any():
+            raise ValueError(
+                f"Task {task!r} has the label {y[wrong][0]:g}; labels of a {table.kinds[task]} task must be "
+                f"{'0, 1' if binary else 'finite'} or NaN (unobserved)."
+            )
