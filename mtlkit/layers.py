@@ -209,10 +209,18 @@ class Gates(nn.Module):
     ``visible`` is a (G, E) boolean matrix; an expert that a gate does not see has weight exactly 0.
     Only visible pairs have parameters, a row each in the order of ``visible``, and a gate that sees one
     expert has none (its weight is 1): nothing in ``state_dict`` is dead.
+    Several gates can read one input: with ``reads`` (G,), gate g reads row reads[g] of (B, M, D).
     Raises ``ValueError`` when a gate sees no expert or the input does not fit.
     """
 
-    def __init__(self, in_width: int, gates: int, experts: int, visible: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        in_width: int,
+        gates: int,
+        experts: int,
+        visible: Tensor | None = None,
+        reads: Tensor | None = None,
+    ) -> None:
         super().__init__()
         # on the CPU also under torch.device("meta"): who sees whom is structure, not a weight
         if visible is None:
@@ -228,6 +236,11 @@ class Gates(nn.Module):
             raise ValueError(f"Gates: gate {blind[0]} sees no expert; give its row of `visible` one True.")
         self.in_width, self.gates, self.experts = in_width, gates, experts
         choices = self._choices(visible)
+        self.by_input: list[int] | None = None
+        if reads is not None:
+            of_pair = reads.repeat_interleave(choices.sum(dim=1))
+            self.by_input = of_pair.bincount(minlength=int(reads.max()) + 1).tolist()  # parameters per input
+            self.register_buffer("sorted", of_pair.argsort(stable=True), persistent=False)
         self.weight = nn.Parameter(torch.empty(int(choices.sum()), in_width))  # a row per visible pair
         self.register_buffer("pairs", choices.flatten().nonzero().flatten(), persistent=False)
         self.register_buffer("hidden", ~visible, persistent=False)
@@ -245,8 +258,13 @@ class Gates(nn.Module):
         return visible & (visible.sum(dim=1, keepdim=True) > 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_input(type(self).__name__, x, self.in_width, self.gates)
-        if x.dim() == 2:
+        inputs = self.gates if self.by_input is None else len(self.by_input)
+        _check_input(type(self).__name__, x, self.in_width, inputs, shared=self.by_input is None)
+        if self.by_input is not None:
+            weights = self.weight[self.sorted].split(self.by_input)
+            logits = torch.cat([w @ z.T for w, z in zip(weights, x.unbind(1), strict=True)])  # (pairs, B)
+            logits = self._all_pairs(logits, self.pairs[self.sorted])  # (G, E, B)
+        elif x.dim() == 2:
             logits = self._all_pairs(self.weight @ x.T)  # (G, E, B)
         else:
             logits = torch.bmm(self._all_pairs(self.weight), x.permute(1, 2, 0))  # (G, E, B)
@@ -256,11 +274,11 @@ class Gates(nn.Module):
         # experts it is ten times slower
         return logits.softmax(dim=1).permute(2, 0, 1)  # (B, G, E)
 
-    def _all_pairs(self, rows: Tensor) -> Tensor:
+    def _all_pairs(self, rows: Tensor, pairs: Tensor | None = None) -> Tensor:
         """A row per parameter, 0 for the other pairs of gate and expert.   (pairs, n) -> (G, E, n)"""
-        if not self.chooses_all:
+        if not self.chooses_all or pairs is not None:
             full = rows.new_zeros(self.gates * self.experts, rows.shape[1])
-            rows = full.index_copy(0, self.pairs, rows)  # (G*E, n)
+            rows = full.index_copy(0, self.pairs if pairs is None else pairs, rows)  # (G*E, n)
         return rows.view(self.gates, self.experts, -1)
 
 
@@ -272,12 +290,12 @@ class SelfGates(Gates):
     Every pair of a gate and an own expert has parameters, a row each in the order of ``own``.
     """
 
-    def __init__(self, in_width: int, own: Tensor) -> None:
+    def __init__(self, in_width: int, own: Tensor, reads: Tensor | None = None) -> None:
         # sigmoid(a) is the first weight of softmax(a, 0): a last expert, "none", whose logit is always 0,
         # is seen by the gates with one expert or without any
         own = torch.as_tensor(own, dtype=torch.bool, device="cpu")
         none = own.sum(dim=1, keepdim=True) < 2
-        super().__init__(in_width, len(own), own.shape[1] + 1, torch.cat([own, none], dim=1))
+        super().__init__(in_width, len(own), own.shape[1] + 1, torch.cat([own, none], dim=1), reads)
 
     @staticmethod
     def _choices(visible: Tensor) -> Tensor:

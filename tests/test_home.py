@@ -240,7 +240,7 @@ def test_each_group_reads_its_own_vector_and_each_gate_the_raw_input():
     (z,) = z
     for name in ("gates", "self_gates", "feature_gates", "feature_gates.gates"):
         assert given[f"levels.0.{name}"][0] is x
-    both = torch.stack([torch.cat([z[:, c], z[:, 2]], dim=1) for c in (0, 1, 0, 1, 0)], dim=1)
+    both = torch.stack([torch.cat([z[:, c], z[:, 2]], dim=1) for c in (0, 1)], dim=1)  # of each category
     for name in ("gates", "self_gates"):
         assert torch.equal(given[f"levels.1.{name}"][0], both)
     own = torch.stack([z[:, m] for m in (0, 1, 0, 1, 0, 0, 1, 2)], dim=1)
@@ -270,6 +270,29 @@ def test_feature_gates_of_rank_d_over_l_have_the_same_weights_for_every_l():
     assert sizes == {n: 2 * (2 * 12 * 12 + (n * 12 if n > 1 else 0)) for n in sizes}
     few = FeatureGates(12, 2, loras=2, rank=1)
     assert sum(p.numel() for p in few.parameters()) == 2 * (2 * 2 * 12 + 2 * 12)
+
+
+@pytest.mark.parametrize("kind", ["gates", "self gates"])
+def test_gates_that_read_one_input_are_gates_with_copies_of_it(kind):
+    torch.manual_seed(0)
+    seen = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1]]) > 0
+    reads = torch.tensor([1, 0, 0, 2])
+
+    def make(reads):
+        return Gates(D, 4, 4, seen, reads) if kind == "gates" else SelfGates(D, seen, reads)
+
+    together, apart = make(reads), make(None)
+    apart.load_state_dict(together.state_dict())
+    x = torch.randn(9, 3, D, requires_grad=True)
+    out, wanted = together(x), apart(x[:, reads])
+    torch.testing.assert_close(out, wanted)
+    cotangent = torch.randn_like(out)
+    got = torch.autograd.grad(out, [x, together.weight], cotangent)
+    torch.testing.assert_close(got, torch.autograd.grad(wanted, [x, apart.weight], cotangent))
+    with pytest.raises(ValueError, match=r"expected .*\(B, 3, 8\)"):
+        together(torch.zeros(9, 4, D))
+    with pytest.raises(ValueError, match=r"\(9, 8\)"):
+        together(torch.zeros(9, D))
 
 
 def test_self_gates_by_hand():

@@ -31,6 +31,7 @@ class HoMELevel(nn.Module):
         rank: int | None,
         self_gates: bool,
         mask: bool,
+        reads: Tensor | None = None,
     ) -> None:
         super().__init__()
         sizes = torch.tensor(experts, device="cpu")
@@ -38,8 +39,8 @@ class HoMELevel(nn.Module):
         experts = [n for n in experts if n]
         self.feature_gates = None if loras is None else FeatureGates(in_width, len(experts), loras, rank)
         self.experts = Experts(in_width, experts, expert, norm=True)
-        self.gates = Gates(gate_width, *visible.shape, visible if mask else None)
-        self.self_gates = SelfGates(gate_width, own) if self_gates and own.any() else None
+        self.gates = Gates(gate_width, *visible.shape, visible if mask else None, reads)
+        self.self_gates = SelfGates(gate_width, own, reads) if self_gates and own.any() else None
 
     def forward(self, x: Tensor, given: Tensor) -> Tensor:
         # Eq. 10: v_m = v * Fea_Gate_m(v), the input of group m
@@ -117,7 +118,6 @@ class HoME(nn.Module):
             every = torch.eye(len(names) + 1, dtype=torch.bool)  # the categories, then what all share
             task = torch.eye(tasks, dtype=torch.bool)
             reads = torch.cat([category, torch.arange(len(names) + 1)])[torch.tensor(experts) > 0]
-        self.register_buffer("category", category, persistent=False)
         self.register_buffer("reads", reads, persistent=False)  # which vector of level 1 a group reads
         options = {"rank": rank, "self_gates": self_gates, "mask": mask}
         loras_of = [loras if gated else None for gated in feature_gates]
@@ -139,6 +139,7 @@ class HoME(nn.Module):
             visible=torch.cat([task, every[category] | every[-1]], dim=1),
             own=torch.cat([task, torch.zeros_like(every[category])], dim=1),
             loras=loras_of[1],
+            reads=category,
             **options,
         )
         self.levels = nn.ModuleList([level_1, level_2])
@@ -149,7 +150,7 @@ class HoME(nn.Module):
         # Eq. 6: z_meta of each category, and of all tasks
         z = meta(x, x)  # (B, C + 1, H)
         # Eq. 7: Gate^t(z_category + z_shared), the two side by side
-        both = torch.cat([z[:, self.category], z[:, -1:].expand(-1, len(self.category), -1)], dim=2)
+        both = torch.cat([z[:, :-1], z[:, -1:].expand(-1, len(self.categories), -1)], dim=2)  # (B, C, 2H)
         h = task(z[:, self.reads], both)  # (B, T, H)
         # Eq. 7: y^t = Tower^t(h^t)
         return self.towers(h)  # (B, T)
