@@ -59,6 +59,8 @@ class Exercise:
     shape: the letters of the result, say "(B, T)". example: the trial worked by hand.
     draw: random inputs for sizes. sizes: the named size variations. grads: arguments to differentiate by.
     may_use: names of mtlkit that an answer may call; everything else in mtlkit is delegation.
+    rule: for an answer that is the student's own: takes what it returned, by name, and gives the sentence
+    that says what is wrong (one of ``mistakes``; more lines may follow), or "". Nothing is compared then.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Exercise:
     sizes: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: {"random sizes": {}})
     grads: Sequence[str] = ()
     may_use: Sequence[str] = ()
+    rule: Callable[[Mapping[str, np.ndarray]], str] | None = None
     real_valued: bool = True  # False where inputs are ids, users or answers: no float64 or strided variant
 
     def trials(self, seed: int = 0) -> list[Trial]:

@@ -56,15 +56,18 @@ def judge(
             passed.append(trial.what)
             continue
         so_far = [f"right so far: {', '.join(passed)}"] if passed else []
-        named = _mistake(exercise, trials, replies, i, device, known)
+        named, _, detail = problem.partition("\n")
+        if named not in exercise.mistakes:
+            named, detail = _mistake(exercise, trials, replies, i, device, known), ""
         if named and reply.failure not in ("delegated", "slow"):
             own = [reply.text] if reply.failure == "crash" else []
-            lines = [*own, f"It looks as if {named}"]
+            lines = [*own, f"It looks as if {named}", *detail.splitlines()]
         else:
             lines = [problem]
         return Verdict(False, say("✗", trial.what, *lines, *so_far), named)
     checked = "values and gradients" if any(k.startswith("grad") for k in expected[0].arrays) else "values"
-    return Verdict(True, say("✓", f"{exercise.title}: {checked} are right", f"checked: {', '.join(passed)}"))
+    right = "it is one" if exercise.rule else f"{checked} are right"
+    return Verdict(True, say("✓", f"{exercise.title}: {right}", f"checked: {', '.join(passed)}"))
 
 
 def _replies(
@@ -116,6 +119,8 @@ def _difference(
         return reply.text
     if reply.changed:
         return f"the input `{reply.changed[0]}` is changed by your code; work on a copy."
+    if exercise.rule is not None:
+        return exercise.rule(reply.arrays) or None
     want = {name: np.asarray(value) for name, value in trial.want.items()}
     for name, expected in (right.arrays | want).items():
         got = reply.arrays.get(name)
