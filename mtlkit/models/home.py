@@ -118,6 +118,7 @@ class HoME(nn.Module):
             every = torch.eye(len(names) + 1, dtype=torch.bool)  # the categories, then what all share
             task = torch.eye(tasks, dtype=torch.bool)
             reads = torch.cat([category, torch.arange(len(names) + 1)])[torch.tensor(experts) > 0]
+        self.category = tuple(category.tolist())  # of each task, an index of ``categories``
         self.register_buffer("reads", reads, persistent=False)  # which vector of level 1 a group reads
         options = {"rank": rank, "self_gates": self_gates, "mask": mask}
         loras_of = [loras if gated else None for gated in feature_gates]
