@@ -20,20 +20,18 @@ c.CourseDirectory.db_url = f"sqlite:///{Path(__file__).resolve().parent / 'grade
 # What stands in place of a solution; the checks read it as "not attempted yet".
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError()"}
 
-# Seconds per cell. Set here and not on Execute, whose own value would win over the command line.
+# Submissions are graded by the judge: it takes the answers out of them, everything else from the
+# release, and decides outside of the process that runs a student's code (docs/instructor.md).
+judge = "autograde_tests.judge.preprocessor"
+c.Autograde.pre_convert_hook = f"{judge}.start"
+c.Autograde.sanitize_preprocessors = [f"{judge}.Rebuild"]
+late = "nbgrader.preprocessors.AssignLatePenalties"
+c.Autograde.autograde_preprocessors = [f"{judge}.Ask", f"{judge}.Save", late]
+
+# A student's Validate button runs the notebook itself, without training runs and figures, which
+# no check needs; a warning or a progress bar on stderr is no wrong answer there either.
 c.ExecutePreprocessor.timeout = 60
-
-# Training runs and figures, which no check needs, are not run when grading or validating. (A
-# student can put this tag on a check, as nbgrader's own skip-execution: trust the judge's verdict.)
 c.ExecutePreprocessor.skip_cells_with_tag = "experiment"
-
-# Nothing is left to save in the kernel once its cells have run: one second less per submission.
 c.ExecutePreprocessor.shutdown_kernel = "immediate"
-
-# nbgrader gives a check 0 points for any text on stderr; a warning, a progress bar or a line of
-# a C++ library is no wrong answer. An exception still is: it does not go to stderr.
 c.IgnorePattern.enabled = True
 c.IgnorePattern.pattern = r"[\s\S]"
-
-# A check that the student deleted comes back, instead of "needs manual grade".
-c.OverwriteCells.add_missing_cells = True

@@ -1,4 +1,4 @@
-"""tools/grade.py: the nbgrader loop on the sample class, and the same points without nbgrader."""
+"""tools/grade.py: the grading loop on the sample class, and the same points by the other two ways in."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from judge_cases import no_sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # tools/ is not installed
@@ -23,7 +24,12 @@ from autograde_tests.sheets import exercise, exercises  # noqa: E402
 from tools import grade  # noqa: E402
 from tools.sample_class import ALL, ASSIGNMENTS, CLASS, submission  # noqa: E402
 
+
 AGREE = ("all_right", "blank", "gaps", "noisy", "deleted_check", "endless")
+
+
+def unsandboxed() -> list[str]:
+    return ["--unsandboxed"] if no_sandbox() else []
 
 
 def read(folder: Path, name: str) -> nbformat.NotebookNode:
@@ -75,7 +81,7 @@ def test_a_command_that_fails_is_named_with_its_log(tmp_path):
 def test_the_class_is_graded_as_it_must_be_with_and_without_nbgrader(tmp_path, capsys, monkeypatch):
     """One test, so that the loop runs once however the tests are spread over processes."""
     course = tmp_path / "course"
-    assert grade.main(["--folder", str(course)]) == 0, capsys.readouterr().err
+    assert grade.main(["--folder", str(course), *unsandboxed()]) == 0, capsys.readouterr().err
     table = capsys.readouterr().out
     assert "≠" not in table and all(student.what in table for student in CLASS)
 
@@ -88,6 +94,7 @@ def test_the_class_is_graded_as_it_must_be_with_and_without_nbgrader(tmp_path, c
         for student in CLASS:
             _look_at_feedback(course, student, name)
     _compare_with_command_line(course, scores)
+    _compare_with_nbgrader(course)
 
     spoiled = replace(CLASS[0], lost=("1.3",))  # a grade that is not as expected does not go unseen
     monkeypatch.setattr(grade, "CLASS", [spoiled])
@@ -115,13 +122,11 @@ def _look_at_feedback(course: Path, student, name: str) -> None:
 
 def _compare_with_command_line(course: Path, scores: dict) -> None:
     name = "01_shared_bottom"
-    name = "01_shared_bottom"
     files = [course / "submitted" / student / name / f"{name}.ipynb" for student in AGREE]
-    command = [sys.executable, "-m", "autograde_tests", "--json", "-", *map(str, files)]
+    command = [sys.executable, "-m", "autograde_tests", "--json", "-", *unsandboxed(), *map(str, files)]
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
@@ -129,3 +134,16 @@ def _compare_with_command_line(course: Path, scores: dict) -> None:
     for entry in json.loads(done.stdout):
         student = Path(entry["notebook"]).parts[-3]
         assert entry["points"] == scores[student, name], f"{student}: {entry}"
+
+
+def _compare_with_nbgrader(course: Path) -> None:
+    """`nbgrader autograde` itself asks the same judge: same points, and no student stops it."""
+    before = grade.compare(course)
+    env = os.environ | ({"MTLKIT_UNSANDBOXED": "1"} if no_sandbox() else {})
+    command = [sys.executable, "-m", "nbgrader", "autograde", "00_start", "--force"]
+    done = subprocess.run(command, cwd=course, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert grade.compare(course) == before
+    nb = nbformat.read(course / "autograded" / "blank" / "00_start" / "00_start.ipynb", as_version=4)
+    (check,) = (cell for cell in nb.cells if cell.id == "check_0_1")
+    assert "not attempted yet" in check.outputs[0].evalue

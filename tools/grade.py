@@ -1,8 +1,8 @@
-"""The nbgrader loop, really run: `python -m tools.grade [--folder FOLDER]`.
+"""The grading loop, really run: `python -m tools.grade [--folder FOLDER] [--unsandboxed]`.
 
 A fresh course folder gets the settings and the masters, nbgrader releases the notebooks (they must be those
-that are committed), a sample class hands in, nbgrader grades, writes feedback and exports a CSV. Then every
-student's points are compared with what tools/sample_class.py says they must be.
+that are committed), a sample class hands in, the judge grades, nbgrader writes feedback and exports a CSV.
+Then every student's points are compared with what tools/sample_class.py says they must be.
 """
 
 import argparse
@@ -45,7 +45,6 @@ def prepare(folder: Path) -> None:
 def nbgrader(folder: Path, *arguments: str) -> subprocess.Popen:
     """Start one nbgrader command in the course folder; what it prints goes to logs/."""
     env = os.environ | {
-        "OMP_NUM_THREADS": "1",  # kernels that run at once must not fight for the cores
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # for alembic
     }
     log = folder / "logs" / f"{'_'.join(arguments[:2])}.txt".replace("--", "")
@@ -87,12 +86,7 @@ def released(folder: Path) -> list[str]:
 
 
 def hand_in(folder: Path) -> None:
-    """Put every student's notebooks into submitted/, and the students into the gradebook.
-
-    Else two gradings that run at once can both try to add the same student, and one of them fails.
-    """
-    (folder / "students.csv").write_text("\n".join(["id", *(student.id for student in CLASS)]) + "\n")
-    finish(folder, [nbgrader(folder, "db", "student", "import", "students.csv")])
+    """Put every student's notebooks into submitted/."""
     for name in ASSIGNMENTS:
         master = nbformat.read(folder / "solutions" / name / f"{name}.ipynb", as_version=4)
         release = nbformat.read(folder / "notebooks" / name / f"{name}.ipynb", as_version=4)
@@ -102,14 +96,16 @@ def hand_in(folder: Path) -> None:
             nbformat.write(submission(student, master, release), target / f"{name}.ipynb")
 
 
-def grade(folder: Path) -> None:
-    """Autograde, feedback, CSV. An assignment is one process: nbgrader itself uses one core."""
+def grade(folder: Path, options: Sequence[str] = ()) -> None:
+    """The judge, feedback, CSV. Feedback is one process per assignment: nbgrader itself uses one core."""
+    with (folder / "logs" / "class.txt").open("w") as out:
+        command = [sys.executable, "-m", "autograde_tests", "class", *ASSIGNMENTS, *options]
+        done = subprocess.run(command, cwd=folder, stdout=out)
+    if done.returncode:
+        raise GradingError(f"The class was not graded; the table is in {folder / 'logs' / 'class.txt'}.")
     count = len(ASSIGNMENTS) * len(CLASS)
-    for command, made in (
-        ("autograde", "autograded/*/*/*.ipynb"),
-        ("generate_feedback", "feedback/*/*/*.html"),
-    ):
-        finish(folder, [nbgrader(folder, command, name) for name in ASSIGNMENTS], made, count)
+    made = "feedback/*/*/*.html"
+    finish(folder, [nbgrader(folder, "generate_feedback", name) for name in ASSIGNMENTS], made, count)
     finish(folder, [nbgrader(folder, "export", "--to", "grades.csv")])
 
 
@@ -131,14 +127,14 @@ def compare(folder: Path) -> list[tuple[str, str, float, float, list[str]]]:
     return rows
 
 
-def run(folder: Path) -> list[str]:
+def run(folder: Path, options: Sequence[str] = ()) -> list[str]:
     """The whole loop with its table; what is not as it should be."""
     start = time.monotonic()
     prepare(folder)
     print(f"{len(CLASS)} students, {len(ASSIGNMENTS)} assignments, in {folder}", flush=True)
     problems = released(folder)
     hand_in(folder)
-    grade(folder)
+    grade(folder, options)
     rows = compare(folder)
     print(f"\n{'expected = actual':18}" + "".join(f"{name:>19}" for name in ASSIGNMENTS))
     for student in CLASS:
@@ -160,8 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 when every student has the points that the sample class states."""
     parser = argparse.ArgumentParser(prog="python -m tools.grade", description="Grade a sample class.")
     parser.add_argument("--folder", type=Path, default=ROOT / "grading", help="default: grading/")
+    parser.add_argument("--unsandboxed", action="store_true", help="grade where there is no sandbox")
+    args = parser.parse_args(argv)
     try:
-        problems = run(parser.parse_args(argv).folder.resolve())
+        problems = run(args.folder.resolve(), ["--unsandboxed"] if args.unsandboxed else [])
     except GradingError as error:
         problems = [str(error)]
     except KeyboardInterrupt:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import warnings
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -85,21 +84,16 @@ def read(data: bytes, name: str = "the notebook") -> list[Cell]:
         raw = json.loads(text)
     except (ValueError, RecursionError):
         cut = text.lstrip().startswith("{") and not text.rstrip().endswith("}")
-        refuse(
-            "not a notebook that can be read: " + ("its end is cut off" if cut else "it is not valid JSON")
-        )
+        why = "its end is cut off" if cut else "it is not valid JSON"
+        refuse(f"not a notebook that can be read: {why}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about cell ids
-            cells = (
-                raw["cells"] if raw["nbformat"] == 4 else nbformat.convert(nbformat.from_dict(raw), 4).cells
-            )
-        return [_tidy(cell) for cell in cells]
+        new = raw if raw["nbformat"] == 4 else nbformat.convert(nbformat.from_dict(raw), 4)
+        return [tidy(cell) for cell in new["cells"]]
     except Exception:  # nbformat fails in a dozen ways on what is not a notebook
         refuse("not a notebook that can be read: it holds no cells")
 
 
-def _tidy(cell: dict) -> Cell:
+def tidy(cell: dict) -> Cell:
     """A cell with sound types; whatever is odd about the rest stays behind."""
     kind, source = cell["cell_type"], cell.get("source", cell.get("input", ""))
     source = "".join(map(str, source)) if isinstance(source, list) else str(source)
@@ -193,9 +187,7 @@ def _other_answer(known: str, wanted: str) -> bool:
 def _made(source: str) -> set[str]:
     """The names that a cell makes; of one that is no Python those of its functions and classes."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.M))
+        tree = ast.parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.M))
         return set(_names(tree.body))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set(re.findall(r"^(?:def|class)\s+(\w+)", source, re.M))

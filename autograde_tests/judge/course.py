@@ -1,0 +1,390 @@
+"""Grade what a class handed in: all cores, a bar, a table, and a record that the next run goes on from."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import json
+import logging
+import os
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbgrader import utils
+from nbgrader.api import Gradebook
+from nbgrader.converters import Autograde
+from nbgrader.converters.base import NbGraderException
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.preprocessors import AssignLatePenalties
+from tqdm import tqdm
+from traitlets.config import Config, PyFileConfigLoader
+
+from autograde_tests.judge import notebook
+from autograde_tests.judge.court import ROOT, Limits, NeedsSandbox, NoWorker, Result
+from autograde_tests.judge.preprocessor import Save, put, release_of, shared_judge
+
+RECORD = "judged.jsonl"
+SIDE_FILE = 2 * 2**20  # bytes; a larger file beside a notebook stays where it is
+
+
+class CourseError(Exception):
+    """The course cannot be graded; the message says what to do."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Grade what a class handed in for assignments, into nbgrader's gradebook."
+    parser.add_argument("assignments", nargs="+", metavar="ASSIGNMENT")
+    parser.add_argument(
+        "--course", type=Path, default=Path(), help="folder of nbgrader_config.py (default: .)"
+    )
+    parser.add_argument("--student", action="append", default=[], help="only this one; may be given again")
+    parser.add_argument("--force", action="store_true", help="grade again what has not changed")
+    parser.add_argument("--jobs", type=int, default=0, help="submissions at a time (default: one per core)")
+    parser.add_argument("--scheduler", metavar="tcp://...", help="spread the work over this Dask cluster")
+    parser.add_argument("--json", metavar="FILE", help="one line per submission into this file; - for stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when every submission has points, 1 when some have a reason instead, 2 when nothing works."""
+    from autograde_tests.__main__ import NO_SANDBOX
+
+    warnings.simplefilter("ignore")  # of nbgrader about SQLAlchemy, of Python about what students write
+    try:
+        course = Course(args.course.resolve())
+        limits = Limits(seconds=args.timeout)
+        entries: list[dict] = []
+        with course.locked():
+            for name in args.assignments:
+                work = Work(course, name, args.student, limits, not args.unsandboxed)
+                entries += work.grade(args.force, args.jobs, args.scheduler)
+    except NeedsSandbox as missing:
+        print(NO_SANDBOX.format(missing), file=sys.stderr)
+        return 2
+    except (CourseError, NoWorker, notebook.Unreadable) as why:
+        print(why, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. What is graded stays; the same command goes on from here.", file=sys.stderr)
+        return 130
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    if args.json == "-":
+        print(lines, end="")
+    else:
+        print(table(entries))
+        if args.json:
+            Path(args.json).write_text(lines, encoding="utf-8")
+    return int(any(entry["status"] == "failed" for entry in entries))
+
+
+class Course:
+    """A folder with nbgrader_config.py, its gradebook, and the record of what the judge said."""
+
+    def __init__(self, root: Path) -> None:
+        if not (root / "nbgrader_config.py").is_file():
+            raise CourseError(f"{root} has no nbgrader_config.py; name the course's folder with --course.")
+        self.root = root
+        self.config: Config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
+        self.config.CourseDirectory.root = str(root)
+        self.coursedir = _Folder(config=self.config)
+        self._path = root / RECORD
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One run at a time; the system frees the lock of a run that was killed."""
+        import fcntl
+
+        with open(self._path, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CourseError(f"Another run is grading {self.root} right now; wait for it.") from None
+            yield
+
+    def read(self) -> Iterator[dict]:
+        """All lines of the record, oldest first. A last line that a kill cut off is no line."""
+        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else ():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def write(self, entry: dict) -> None:
+        with open(self._path, "r+b" if self._path.exists() else "w+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            torn = size and (file.seek(size - 1), file.read(1))[1] != b"\n"
+            file.write((b"\n" if torn else b"") + json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def latest(self, assignment: str) -> dict[str, dict]:
+        """The last entry of each student."""
+        return {e["student"]: e for e in self.read() if e.get("assignment") == assignment}
+
+    @cached_property
+    def seed(self) -> int:
+        """Of the random trials: the course's own, drawn once, so that no student knows it."""
+        found = next((entry["seed"] for entry in self.read() if "seed" in entry), None)
+        if found is None:
+            found = secrets.randbits(32)
+            self.write({"seed": found})
+        return found
+
+
+class _Folder(CourseDirectory):
+    """A course whose broken timestamps do not stop it."""
+
+    def get_existing_timestamp(self, dest_path: str):
+        try:
+            path = Path(dest_path, "timestamp.txt")
+            return utils.parse_utc(path.read_text().strip()) if path.is_file() else None
+        except (ValueError, OverflowError, OSError):
+            return None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a student handed in for an assignment. files: the bytes by notebook, or the reason for none."""
+
+    student: str
+    key: str
+    files: dict[str, bytes]
+    reason: str = ""
+    note: str = ""
+
+
+class Work:
+    """An assignment and who handed it in."""
+
+    def __init__(self, course: Course, name: str, students: list[str], limits: Limits, sandbox: bool) -> None:
+        self.course, self.name, self.limits, self.sandbox = course, name, limits, sandbox
+        with Gradebook(course.coursedir.db_url, course.coursedir.course_id) as gradebook:
+            known = {a.name: sorted(n.name for n in a.notebooks) for a in gradebook.assignments}
+        if name not in known:
+            raise CourseError(
+                f"The gradebook knows no assignment {name}: run `nbgrader generate_assignment`."
+            )
+        self.releases = {n: release_of(course.config, name, n) for n in known[name]}
+        pattern = course.coursedir.format_path(course.coursedir.submitted_directory, "*", name)
+        folders = sorted(Path(path) for path in glob.glob(pattern, root_dir=course.root))
+        self.folders = {path.parent.name: course.root / path for path in folders}
+        if students:
+            missing = sorted(set(students) - self.folders.keys())
+            if missing:
+                raise CourseError(f"{', '.join(missing)} handed in nothing for {name}.")
+            self.folders = {student: self.folders[student] for student in students}
+
+    @cached_property
+    def _common(self) -> bytes:
+        """A digest of what all submissions share: the release, the checks and what these build on."""
+        digest = hashlib.sha256(f"{self.course.seed} {self.limits}".encode())
+        for release in self.releases.values():
+            digest.update(nbformat.writes(release).encode())
+        for package in ("autograde_tests", "mtlkit"):
+            for path in sorted((ROOT / package).rglob("*.py")):
+                digest.update(path.read_bytes())
+        return digest.digest()
+
+    def _submission(self, student: str) -> Submission:
+        folder, files, reason, note = self.folders[student], {}, "", ""
+        digest = hashlib.sha256(self._common)
+        for name in self.releases:
+            path = folder / f"{name}.ipynb"
+            if path.is_symlink():
+                reason = f"{path.name} is a link, not a notebook."
+            elif path.is_file() and path.stat().st_size > notebook.SIZE:
+                reason = f"{path.name} has {path.stat().st_size / 2**20:.0f} MB; clear its outputs."
+            elif path.is_file():
+                files[name] = path.read_bytes()
+            else:
+                others = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.ipynb"))
+                reason = f"{path.name} is missing" + (f"; is it {others[0]}?" if others else ".")
+        stamp = folder / "timestamp.txt"
+        if stamp.is_file() and self.course.coursedir.get_existing_timestamp(str(folder)) is None:
+            note = "timestamp.txt holds no date: graded as if on time."
+        for part in (*files.values(), reason.encode(), stamp.read_bytes() if stamp.is_file() else b""):
+            digest.update(hashlib.sha256(part).digest())
+        return Submission(student, digest.hexdigest(), {} if reason else files, reason, note)
+
+    def grade(self, force: bool = False, jobs: int = 0, scheduler: str | None = None) -> list[dict]:
+        """Grade who changed; the latest entry of everyone, in the order of their names."""
+        done = self.course.latest(self.name)
+        recorder = _Recorder(self.course, self.name)
+        # how: everything an examination needs beside the submission, as plain data for other machines
+        how = {
+            "releases": {name: nbformat.writes(nb) for name, nb in self.releases.items()},
+            "limits": asdict(self.limits),
+            "sandbox": self.sandbox,
+            "seed": self.course.seed,
+        }
+        bar = tqdm(
+            self.folders, desc=self.name, unit="submission", mininterval=0.5 if sys.stderr.isatty() else 10
+        )
+        with bar, _pool(jobs, scheduler) as (submit, room):
+            running: dict[Future, Submission] = {}
+            todo = iter(self.folders)
+            left = True
+            while left or running:
+                while left and len(running) < room:
+                    student = next(todo, None)
+                    left = student is not None
+                    if not left:
+                        break
+                    found = self._submission(student)
+                    old = done.get(student)
+                    if not force and old and old["key"] == found.key and recorder.has(old):
+                        bar.update()
+                    elif found.reason:
+                        done[student] = self._note(found, {}, found.reason)
+                        bar.update()
+                    else:
+                        running[submit(examine, found.files, how)] = found
+                for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                    found = running.pop(future)
+                    bar.set_postfix_str(found.student, refresh=False)
+                    done[found.student] = self._finish(found, future.result(), recorder)
+                    bar.update()
+        return [done[student] for student in self.folders]
+
+    def _finish(self, found: Submission, said: dict, recorder: _Recorder) -> dict:
+        if "reason" in said:
+            return self._note(found, {}, said["reason"])
+        nbs = {}
+        for name, data in found.files.items():
+            nbs[name] = notebook.rebuild(self.releases[name], notebook.read(data))
+            put(nbs[name], [Result(**result) for result in said[name]])
+        try:
+            recorder.record(found.student, nbs)
+        except NbGraderException as why:  # nbgrader's words are in its log
+            return self._note(found, {}, f"nbgrader could not record it: {recorder.words() or why}")
+        return self._note(found, said)
+
+    def _note(self, found: Submission, said: dict[str, list[dict]], reason: str = "") -> dict:
+        results = [result for name in said for result in said[name]]
+        entry = {
+            "assignment": self.name,
+            "student": found.student,
+            "key": found.key,
+            "status": "failed" if reason else "graded",
+            "reason": reason or found.note,
+            "points": sum(r["points"] for r in results),
+            "of": sum(r["of"] for r in results),
+            "exercises": results,
+        }
+        self.course.write(entry)
+        return entry
+
+
+def examine(files: dict[str, bytes], how: dict) -> dict:
+    """The results by notebook as plain data, or a reason. Runs in a thread here, or on a Dask worker."""
+    judge = shared_judge(Limits(**how["limits"]), how["sandbox"], how["seed"])
+    said = {}
+    for name, data in files.items():
+        release = nbformat.reads(how["releases"][name], as_version=4)
+        try:
+            mine = notebook.read(data, f"{name}.ipynb")
+        except notebook.Unreadable as why:
+            return {"reason": str(why)}
+        paper = notebook.paper(notebook.rebuild(release, mine), release)
+        said[name] = [asdict(result) for result in judge.grade(paper)]
+    return said
+
+
+@contextmanager
+def _pool(jobs: int, scheduler: str | None) -> Iterator[tuple[Callable[..., Future], int]]:
+    """How to submit work, and how much of it at a time: memory stays bounded."""
+    if scheduler:
+        from autograde_tests.judge.spread import cluster
+
+        with cluster(scheduler) as found:
+            yield found
+        return
+    jobs = (
+        jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count()
+    )
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield pool.submit, 2 * jobs
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Recorder(Autograde):
+    """nbgrader's autograde with the judging done: files, student, timestamp, points, late penalty."""
+
+    def __init__(self, course: Course, assignment: str) -> None:
+        course.coursedir.assignment_id = assignment
+        super().__init__(coursedir=course.coursedir, config=course.config)
+        self.pre_convert_hook, self.force = None, True
+        self._ready: dict[str, NotebookNode] = {}
+        self._words = _Words()
+        self.log = logging.getLogger("autograde_tests.course")
+        self.log.handlers, self.log.propagate = [self._words], False
+
+    def words(self) -> str:
+        return self._words.last
+
+    def has(self, entry: dict) -> bool:
+        """Whether what an entry says is still there."""
+        folder = Path(self.coursedir.root, self._format_dest(entry["assignment"], entry["student"]))
+        return entry["status"] == "failed" or folder.is_dir()
+
+    def record(self, student: str, nbs: dict[str, NotebookNode]) -> None:
+        """Write the notebooks and their points. Raises ``NbGraderException``."""
+        self.coursedir.student_id = student
+        self._ready = nbs
+        self.start()
+
+    def init_assignment(self, assignment_id: str, student_id: str) -> None:
+        folder = Path(self._format_source(assignment_id, student_id))
+        odd = [p.name for p in folder.rglob("*") if p.is_symlink() or not _small(p)]
+        ignore, self.coursedir.ignore = self.coursedir.ignore, [*self.coursedir.ignore, *odd]
+        try:
+            super().init_assignment(assignment_id, student_id)
+        finally:
+            self.coursedir.ignore = ignore
+
+    def convert_single_notebook(self, notebook_filename: str) -> None:
+        resources = self.init_single_notebook_resources(notebook_filename)
+        nb = self._ready.get(resources["nbgrader"]["notebook"])
+        if nb is None:  # another notebook in the same folder
+            return
+        self.write_single_notebook(nbformat.writes(nb), resources | {"output_extension": ".ipynb"})
+        for step in (Save, AssignLatePenalties):
+            step(parent=self).preprocess(nb, resources)
+
+
+def _small(path: Path) -> bool:
+    return path.is_dir() or (path.is_file() and path.stat().st_size <= SIDE_FILE)
+
+
+class _Words(logging.Handler):
+    """The last error that nbgrader logged, in one line."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR and "There was an error processing" not in record.getMessage():
+            self.last = record.getMessage().strip().split("\n")[-1]
+
+
+def table(entries: Iterable[dict]) -> str:
+    """Who has which points, and why some have none."""
+    entries = list(entries)
+    wide = max((len(e["student"]) for e in entries), default=7)
+    lines = [f"{'student':{wide}}  {'assignment':18} points   of"]
+    for e in entries:
+        points = "failed     " if e["status"] == "failed" else f"{e['points']:6g} {e['of']:4g}"
+        lines.append(f"{e['student']:{wide}}  {e['assignment']:18} {points}  {e['reason']}".rstrip())
+    failed = sum(e["status"] == "failed" for e in entries)
+    lines.append(f"{len(entries) - failed} graded, {failed} failed")
+    return "\n".join(lines)
