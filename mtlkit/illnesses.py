@@ -54,10 +54,10 @@ class Report(NamedTuple):
     gates: a row per (level, gate): sees and owns (how many experts), top_expert and top (its weight); own,
         shared and others (what its own, the shared and other experts get of the gate; they sum to 1); added
         (what a self gate, or AdaTT's vector, adds to its own experts). A category's expert is its tasks' own.
-    experts: a row per (level, expert): owner (a task, a category or "shared"), users (gates of tasks, or of
-        categories, that see it), mean and variance of its outputs over rows and units, zeros (share of
-        outputs that are exactly 0), rms (their size: the root of the mean square), main_user (the one of the
-        users that gives it most) and main_share (its share of what they all give).
+    experts: a row per (level, expert): owner (a task, a category or "shared") and owners (how many gates of
+        tasks, or of categories, it is meant for), mean and variance of its outputs over rows and units, zeros
+        (share of outputs that are exactly 0), rms (their size: the root of the mean square), main_user (the
+        task or category that gives it most weight) and main_share (its share of what they all give).
     weights: (G, E) mean gate weights of each level, in order, as in ``plots.expert_use``.
     findings: what crosses a threshold, in words.
     """
@@ -203,10 +203,10 @@ def _gate_lines(level: int, part: _Part, mean: Tensor, added: Tensor) -> list[di
 
 def _expert_lines(level: int, part: _Part, use: Tensor, outputs: Tensor) -> list[dict]:
     lines = []
-    for e, owner in enumerate(part.owner_names):
+    for e, (owner, owners) in enumerate(zip(part.owner_names, part.owners, strict=True)):
         h, given = outputs[:, e].double(), use[: part.users, e].abs().cpu()
         line = {"level": level, "expert": e + 1, "owner": owner}
-        line["users"] = int((~part.gates.hidden[: part.users, e]).sum())
+        line["owners"] = len(owners) or part.users
         line |= {"mean": h.mean().item(), "variance": h.var(correction=0).item()}
         line |= {"zeros": (h == 0).double().mean().item(), "rms": h.square().mean().sqrt().item()}
         line["main_user"] = part.names[int(given.argmax())]
@@ -244,8 +244,8 @@ def _degradation(level: int, report: Report, limit: Thresholds) -> list[Finding]
     experts = report.experts.loc[level]
     if (experts["owner"] == "shared").all():
         return []
-    several = experts[experts["users"] > 1]
-    equal = 1 / several["users"]
+    several = experts[experts["owners"] > 1]
+    equal = 1 / several["owners"]
     taken = several[several["main_share"] > equal + limit.monopoly * (1 - equal)]
     return [
         Finding(

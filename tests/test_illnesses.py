@@ -43,6 +43,7 @@ def test_fresh_models_are_healthy(x):
         models.MLMMoE: {},
         models.CGC: {},
         models.PLE: {},
+        models.AdaTT: {},
         models.HoME: {"groups": ["watch", "act", "act"]},
     }
     for model, sizes in bodies.items():
@@ -111,7 +112,7 @@ def test_a_shared_expert_that_serves_one_task_has_degraded(x):
     degraded = [finding for finding in report.findings if finding.illness == "degradation"]
     assert len(degraded) == 1 and "expert 4 (shared) is that of click" in degraded[0].text
     assert report.experts.loc[(1, 4), "main_share"] == pytest.approx(1, abs=1e-6)
-    assert report.experts.loc[(1, 1), "owner"] == "view" and report.experts.loc[(1, 1), "users"] == 1
+    assert report.experts.loc[(1, 1), "owner"] == "view" and report.experts.loc[(1, 1), "owners"] == 1
 
     prefer(model.gates, [(0, 3), (1, 3), (2, 3)])  # all share it
     assert ("degradation", 1) not in kinds(examine(model, x, tasks=TASKS))

@@ -1,0 +1,437 @@
+"""HoME, its ablations and its baselines: are its illnesses there, do its remedies help, does it win?
+
+    python benchmarks/home.py [--seeds 10] [--sections simulator kuairand experts loras collapse sensitivity]
+                              [--path FOLDER] [--out FILE]
+    python benchmarks/home.py --tune [--seeds 1] [--out FILE]
+
+simulator: all models on the log that `mtlkit.data.short_video` draws; a seed is another log, other starting
+weights and another order of the rows, the same for all models. Figures are the expected AUC and GAUC on the
+test days as a share of the Bayes ceiling: (AUC - 0.5) / (ceiling - 0.5), so they have no luck of the labels.
+kuairand: the same models on KuaiRand-Pure's eight tasks, AUC and GAUC of the test days; a seed moves starting
+weights and order.
+Both end with the paper's claims (Wang et al., KDD 2025, section 4), each a paired difference over seeds of
+the mean over tasks, and with the three illnesses that `mtlkit.illnesses` finds in the trained models.
+experts, loras: more experts ("HoME w/o fg", the paper's Table 2) and more LoRAs ("HoME w/o fg2", Table 3).
+collapse: under which conditions a ReLU MMoE collapses, and what HoME's experts do there.
+sensitivity: the simulator with other parameters.
+
+Equal budget: the baselines have, within 5 %, as many parameters behind the embeddings as HoME, by the width
+of their first layer. The ablations are HoME less a part, as in the paper, so they are smaller (printed).
+A star means HoME's experts, Swish(BatchNorm(MLP)). "CGC* w/o shared" has no gates: an expert per task.
+Settings were chosen on validation days, the same for all models; `--tune` prints that grid.
+`--out FILE` keeps each finished run as a JSON line; a run that is in the file is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from kuairand import figures
+from reporting import Runs, data_path, markdown
+from scipy import stats
+
+from mtlkit import data, illnesses, training
+from mtlkit.data import Table
+from mtlkit.data.kuairand_file import OUTCOMES
+from mtlkit.models import (
+    CGC,
+    PLE,
+    AdaTT,
+    HoME,
+    MMoE,
+    Recommender,
+    SharedBottom,
+    count_parameters,
+    match_width,
+)
+
+ROWS = 250_000
+EXAMINED = 4096  # rows of the test days
+# embedding 7 makes 72 inputs on the simulator, which 1, 2, 4 and 8 LoRAs divide
+TRAINING = {
+    "epochs": 3,
+    "batch_size": 1024,
+    "lr": 4e-3,
+    "weight_decay": 0.1,
+    "schedule": "one_cycle",
+    "patience": None,
+}
+INPUTS = {"embedding": 7, "dropout": 0.0}
+# KuaiRand: `kuairand.py`'s choices; its inputs are so wide that LoRAs of rank |v| / L would be most of HoME
+ON_KUAIRAND = TRAINING | {"lr": 2e-3, "embedding": 8, "dropout": 0.2}
+GRID = [{}, {"lr": 2e-3}, {"lr": 8e-3}, {"epochs": 2}, {"epochs": 5}, {"dropout": 0.1}]
+TUNED = ("SharedBottom", "MMoE", "MMoE*", "PLE*", "HoME")
+
+HOME = {
+    "meta_shared_experts": 2,
+    "meta_category_experts": 2,
+    "shared_experts": 2,
+    "category_experts": 1,
+    "task_experts": 1,
+    "levels": [[32], [32]],
+    "tower": [16],
+}
+ABLATIONS = {
+    "HoME": {},
+    "HoME w/o fg2": {"feature_gates": (True, False)},
+    "HoME w/o fg": {"feature_gates": (False, False)},
+    "HoME w/o sg": {"self_gates": False},
+    "HoME w/o mask": {"mask": False},
+    "HoME w/o fg-sg": {"feature_gates": (False, False), "self_gates": False},
+    "HoME w/o fg-sg-mask": {"feature_gates": (False, False), "self_gates": False, "mask": False},
+}
+STAR, TOWER = {"expert_norm": True}, {"tower": [16]}
+# a model and its sizes, given the one width that is matched to HoME's budget
+BASELINES: dict[str, tuple[type, Callable[[int], dict]]] = {
+    "SharedBottom": (SharedBottom, lambda w: {"bottom": [w, w // 2]} | TOWER),
+    "MMoE": (MMoE, lambda w: {"experts": 6, "expert": [w, 32]} | TOWER),
+    "MMoE*": (MMoE, lambda w: {"experts": 6, "expert": [w, 32]} | TOWER | STAR),
+    "CGC* w/o shared": (
+        CGC,
+        lambda w: {"shared_experts": 0, "task_experts": 1, "expert": [w, 32]} | TOWER | STAR,
+    ),
+    "CGC*": (CGC, lambda w: {"shared_experts": 2, "task_experts": 1, "expert": [w, 32]} | TOWER | STAR),
+    "PLE*": (PLE, lambda w: {"shared_experts": 2, "task_experts": 1, "levels": [[w], [32]]} | TOWER | STAR),
+    "AdaTT*": (
+        AdaTT,
+        lambda w: {"shared_experts": 2, "task_experts": 1, "levels": [[w], [32]]} | TOWER | STAR,
+    ),
+}
+NAMES = [*BASELINES, *ABLATIONS]
+# (what the paper says, better, worse): better > worse
+CLAIMS = [
+    ("HoME's experts help MMoE", "MMoE*", "MMoE"),
+    ("without shared experts and gates, CGC* beats MMoE*", "CGC* w/o shared", "MMoE*"),
+    ("PLE* beats MMoE*", "PLE*", "MMoE*"),
+    ("AdaTT* beats MMoE*", "AdaTT*", "MMoE*"),
+    *((f"HoME beats {name}", "HoME", name) for name in BASELINES),
+    ("the mask helps", "HoME w/o fg-sg", "HoME w/o fg-sg-mask"),
+    ("the mask helps the whole HoME", "HoME", "HoME w/o mask"),
+    ("self gates help", "HoME w/o fg", "HoME w/o fg-sg"),
+    ("self gates help the whole HoME", "HoME", "HoME w/o sg"),
+    ("feature gates of level 1 help", "HoME w/o fg2", "HoME w/o fg"),
+    ("feature gates of level 2 help", "HoME", "HoME w/o fg2"),
+]
+EQUAL = [
+    ("shared experts do nothing in CGC*", "CGC*", "CGC* w/o shared"),
+    ("HoME without its three parts is MMoE*", "HoME w/o fg-sg-mask", "MMoE*"),
+]
+ILLS = {
+    "top": "weight of a gate's top expert",
+    "zeros": "zeros, worst expert",
+    "scale": "largest / smallest expert",
+    "monopoly": "monopoly of a shared expert",
+    "neglect": "weight of a task's own experts, least",
+}
+
+
+class Bench:
+    def __init__(self, path: str | None, out: Path | None) -> None:
+        self.path, self.runs = path, Runs(out)
+        self.key, self.kept = None, None
+
+    def table(self, log: dict) -> Table:
+        """The table of a log; the last one is kept."""
+        if self.key != log:
+            options = dict(log)
+            if options.pop("name") == "kuairand":
+                self.kept = data.kuairand(OUTCOMES, history=True, min_count=10, path=self.path)
+            else:
+                self.kept = data.short_video(**options)
+            self.key = log
+        return self.kept
+
+    def run(
+        self, name: str, seed: int, log: dict | None = None, changes: dict | None = None, **sizes
+    ) -> dict:
+        """One run's line. ``log``: options of the data; ``changes``: of the training; ``sizes``: of HoME."""
+        log = {"name": "short_video", "rows": ROWS, "seed": seed} | (log or {})
+        options = (ON_KUAIRAND if log["name"] == "kuairand" else TRAINING | INPUTS) | (changes or {})
+        if log["name"] == "kuairand":
+            log, sizes = {"name": "kuairand"}, {"rank": 16} | sizes
+        asked = {"model": name, "seed": seed, "log": log} | options | sizes
+        return self.runs.get(asked, lambda: self._made(name, seed, log, dict(options), sizes))
+
+    def _made(self, name: str, seed: int, log: dict, options: dict, sizes: dict) -> dict:
+        table = self.table(log)
+        inputs = {key: options.pop(key) for key in INPUTS}
+        in_width = len(table.fields) * inputs["embedding"] + len(table.dense_names)
+        kind, shape = network(name, in_width, table, sizes)
+        model = Recommender(table, kind, seed=seed, **inputs, **shape)
+        training.fit(model, table, seed=seed, progress=False, **options)
+        line = {"parameters": count_parameters(model.body), "ills": ills(model, table.part("test"))}
+        if not table.probabilities:
+            return line | figures(lambda part: training.predict(model, part), table)
+        for name in ("validation", "test"):
+            part = table.part(name)
+            found = training.ceiling(part, training.predict(model, part))
+            line[name] = found.to_dict(orient="index")
+        return line
+
+
+def network(name: str, in_width: int, table: Table, sizes: dict) -> tuple[type, dict]:
+    """A class and its sizes; a baseline has HoME's number of parameters."""
+    tasks, groups = len(table.tasks), [table.categories[task] for task in table.tasks]
+    if name in ABLATIONS:
+        return HoME, HOME | sizes | ABLATIONS[name] | {"groups": groups}
+    kind, shape = BASELINES[name]
+    with torch.device("meta"):
+        budget = count_parameters(HoME(in_width, tasks, **HOME | sizes, groups=groups))
+    return kind, shape(match_width(lambda w: kind(in_width, tasks, **shape(w)), budget))
+
+
+def ills(model: Recommender, part: Table) -> dict:
+    """The numbers behind the three illnesses, worst level each, and what crosses a threshold."""
+    part = part.rows(np.linspace(0, len(part) - 1, min(EXAMINED, len(part))).astype(int))
+    ids, dense = torch.from_numpy(part.ids).long(), torch.from_numpy(part.dense)
+    try:
+        report = illnesses.examine(model, ids, dense, tasks=part.tasks)
+    except ValueError:  # no gates
+        return {}
+    gates, experts = report.gates, report.experts
+    last = gates.loc[gates.index.get_level_values("level").max()]
+    rms = experts["rms"].groupby("level")
+    found = {"zeros": experts["zeros"].max(), "scale": (rms.max() / rms.min().clip(lower=1e-30)).max()}
+    choosing = gates[gates["sees"] > 1]
+    if len(choosing):
+        found["top"] = choosing["top"].groupby("level").mean().max()
+    mixed = experts["owner"].groupby("level").transform(lambda owner: (owner != "shared").any())
+    several = experts[(experts["owners"] > 1) & mixed]
+    if len(several):
+        equal = 1 / several["owners"]
+        found["monopoly"] = ((several["main_share"] - equal) / (1 - equal)).max()
+    owning = last[(last["owns"] > 0) & (last["owns"] < last["sees"])]
+    if len(owning):
+        found["neglect"] = (owning["own"] + owning["added"]).min()
+    found = {key: float(value) for key, value in found.items()}
+    return found | {"names": sorted({finding.illness for finding in report.findings})}
+
+
+def per_seed(lines: Sequence[dict], metric: str, part: str = "test") -> np.ndarray:
+    """The mean over tasks, a number per seed."""
+    return np.array([np.mean([task[metric] for task in line[part].values()]) for line in lines])
+
+
+def mean_error(values: np.ndarray, sign: str = "") -> str:
+    error = f" +- {stats.sem(values):.4f}" if len(values) > 1 else ""
+    return f"{values.mean():{sign}.4f}{error}"
+
+
+def verdict(difference: np.ndarray) -> str:
+    """Whether better > worse, by a paired t-test at 5 %."""
+    if len(difference) < 2:
+        return "one seed"
+    p = stats.ttest_1samp(difference, 0).pvalue
+    if p >= 0.05:
+        return f"not seen (p {p:.2f})"
+    return f"{'holds' if difference.mean() > 0 else 'the contrary'} (p {p:.2g})"
+
+
+def comparison(runs: dict[str, list[dict]], metrics: Sequence[str]) -> Iterator[str]:
+    """Models, claims and illnesses."""
+    tasks = list(runs["HoME"][0]["test"])
+    seeds = len(runs["HoME"])
+    for metric in metrics:
+        yield f"\n{metric}, test days, mean over {seeds} seeds; last column: over tasks, +- standard error\n"
+        cells = []
+        for name, lines in runs.items():
+            means = [f"{np.mean([line['test'][t][metric] for line in lines]):.4f}" for t in tasks]
+            cells.append([name, f"{lines[0]['parameters']:,}", *means, mean_error(per_seed(lines, metric))])
+        yield from markdown(["model", "parameters", *tasks, "mean"], cells)
+    yield "\nThe paper's claims: paired differences of the means over tasks, +- standard error (above 0)\n"
+    cells = []
+    for text, better, worse in CLAIMS + EQUAL:
+        row = [text, f"{better} - {worse}"]
+        for metric in metrics:
+            difference = per_seed(runs[better], metric) - per_seed(runs[worse], metric)
+            row += [f"{mean_error(difference, '+')} ({(difference > 0).sum()})"]
+            if (text, better, worse) in EQUAL:
+                low, high = interval(difference)
+                row += [f"95 %: {low:+.4f} to {high:+.4f}"]
+            else:
+                row += [verdict(difference)]
+        cells.append(row)
+    header = [word for metric in metrics for word in (metric, "verdict")]
+    yield from markdown(["claim", "difference", *header], cells)
+    yield from illness_table(runs)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return values.mean() - half, values.mean() + half
+
+
+def illness_table(runs: dict[str, list[dict]]) -> Iterator[str]:
+    yield "\nThe three illnesses: median over seeds (worst seed); runs in which a threshold is crossed\n"
+    cells = []
+    for name, lines in runs.items():
+        lines = [line["ills"] for line in lines if line["ills"]]
+        if not lines:
+            continue
+        row = [name]
+        for key in ILLS:
+            values = [line[key] for line in lines if key in line]
+            worst = min if key == "neglect" else max
+            row.append(f"{np.median(values):.3g} ({worst(values):.3g})" if values else "-")
+        seen = [ill for line in lines for ill in line["names"]]
+        row.append(", ".join(f"{ill} {seen.count(ill)}" for ill in dict.fromkeys(seen)) or "none")
+        cells.append(row)
+    yield from markdown(["model", *ILLS.values(), "crossed in runs"], cells)
+
+
+def simulator(bench: Bench, seeds: int) -> Iterator[str]:
+    runs: dict[str, list[dict]] = {name: [] for name in NAMES}
+    for seed in range(seeds):  # seed by seed: an interrupted run has as many of each
+        for name in NAMES:
+            runs[name].append(bench.run(name, seed))
+    yield f"\n## Simulator, {ROWS:,} rows, {seeds} seeds\n"
+    yield from comparison(runs, ("auc_share", "gauc_share"))
+
+
+def kuairand(bench: Bench, seeds: int) -> Iterator[str]:
+    runs: dict[str, list[dict]] = {name: [] for name in NAMES}
+    for seed in range(seeds):
+        for name in NAMES:
+            runs[name].append(bench.run(name, seed, {"name": "kuairand"}))
+    yield f"\n## KuaiRand-Pure, eight tasks, {seeds} seeds\n"
+    yield from comparison(runs, ("auc", "gauc"))
+
+
+def curve(
+    bench: Bench, seeds: int, title: str, name: str, steps: dict[str, dict], base: str
+) -> Iterator[str]:
+    """A model with one number changed: mean, and the paired difference to the base."""
+    runs: dict[str, list[dict]] = {step: [] for step in steps}
+    for seed in range(seeds):
+        for step, sizes in steps.items():
+            runs[step].append(bench.run(name, seed, **sizes))
+    yield f"\n## {title}\n"
+    yield f"{name} on the simulator, {seeds} seeds: share of the ceiling, mean over tasks +- standard error\n"
+    cells = []
+    for step, lines in runs.items():
+        row = [step, f"{lines[0]['parameters']:,}"]
+        for metric in ("auc_share", "gauc_share"):
+            difference = per_seed(lines, metric) - per_seed(runs[base], metric)
+            row += [mean_error(per_seed(lines, metric)), "" if step == base else mean_error(difference, "+")]
+        cells.append(row)
+    header = ["AUC share", f"- that of {base}", "GAUC share", f"- that of {base}"]
+    yield from markdown(["", "parameters", *header], cells)
+
+
+def experts(bench: Bench, seeds: int) -> Iterator[str]:
+    names = (
+        "meta_shared_experts",
+        "meta_category_experts",
+        "shared_experts",
+        "category_experts",
+        "task_experts",
+    )
+    steps = {f"{n} in each group": dict.fromkeys(names, n) for n in (1, 2, 4)}
+    return curve(bench, seeds, "Number of experts", "HoME w/o fg", steps, "1 in each group")
+
+
+def loras(bench: Bench, seeds: int) -> Iterator[str]:
+    steps = {f"{n} of rank |v|/{n}": {"loras": n} for n in (1, 2, 4, 8)} | {"2 of rank 8": {"rank": 8}}
+    return curve(bench, seeds, "Number of LoRAs", "HoME w/o fg2", steps, "2 of rank |v|/2")
+
+
+def collapse(bench: Bench, seeds: int) -> Iterator[str]:
+    conditions = {
+        "as above": ({}, {}),
+        "peak learning rate 0.02": ({}, {"lr": 2e-2}),
+        "constant learning rate 0.01, 8 epochs": ({}, {"lr": 1e-2, "schedule": None, "epochs": 8}),
+        "raw counts": ({"raw_counts": True}, {}),
+        "raw counts, peak 0.02": ({"raw_counts": True}, {"lr": 2e-2}),
+        "raw counts, constant 0.01, 8 epochs": (
+            {"raw_counts": True},
+            {"lr": 1e-2, "schedule": None, "epochs": 8},
+        ),
+    }
+    yield f"\n## Where does a ReLU MMoE collapse? {seeds} seeds\n"
+    for title, (log, changes) in conditions.items():
+        runs = {
+            name: [bench.run(name, seed, log, changes) for seed in range(seeds)]
+            for name in ("MMoE", "MMoE*", "HoME")
+        }
+        shares = [f"{name} {mean_error(per_seed(lines, 'auc_share'))}" for name, lines in runs.items()]
+        yield f"\n{title}: share of the AUC ceiling {', '.join(shares)}"
+        yield from illness_table(runs)
+
+
+def sensitivity(bench: Bench, seeds: int) -> Iterator[str]:
+    logs = {
+        "as above": {},
+        "nothing in common (shared 0)": {"shared": 0.0},
+        "all interest in common (shared 1)": {"shared": 1.0},
+        "no conflict": {"conflict": 0.0},
+        "conflict 2": {"conflict": 2.0},
+        "revealed 0.8": {"revealed": 0.8},
+    }
+    names = ("SharedBottom", "MMoE", "MMoE*", "HoME")
+    yield f"\n## Other logs, {seeds} seeds: share of the AUC ceiling, mean over tasks\n"
+    cells = []
+    for title, log in logs.items():
+        runs: dict[str, list[dict]] = {name: [] for name in names}
+        for seed in range(seeds):
+            for name in names:
+                runs[name].append(bench.run(name, seed, log))
+        found = {name: per_seed(lines, "auc_share") for name, lines in runs.items()}
+        row = [title, *(mean_error(values) for values in found.values())]
+        for other in names[:-1]:
+            difference = found["HoME"] - found[other]
+            row.append(f"{mean_error(difference, '+')} {verdict(difference)}")
+        cells.append(row)
+    yield from markdown(["log", *names, *(f"HoME - {name}" for name in names[:-1])], cells)
+
+
+def tune(bench: Bench, seeds: int) -> Iterator[str]:
+    """The validation grid of the simulator."""
+    yield f"\n## Validation days: share of the AUC ceiling, mean over tasks, {seeds} seeds; one change\n"
+    cells = []
+    for changes in GRID:
+        found = [
+            per_seed(
+                [bench.run(name, seed, changes=changes) for seed in range(seeds)], "auc_share", "validation"
+            )
+            for name in TUNED
+        ]
+        title = ", ".join(f"{k} {v:g}" for k, v in changes.items()) or "settings"
+        cells.append([title, *map(mean_error, found), f"{np.mean(found):.4f}"])
+    yield from markdown(["change", *TUNED, "mean"], cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--path", help="folder of KuaiRand; else MTLKIT_DATA, ../shared/data, download")
+    parser.add_argument("--seeds", type=int, default=10, help="collapse and sensitivity take at most 3")
+    sections = {
+        "simulator": lambda: simulator(bench, options.seeds),
+        "kuairand": lambda: kuairand(bench, options.seeds),
+        "experts": lambda: experts(bench, options.seeds),
+        "loras": lambda: loras(bench, options.seeds),
+        "collapse": lambda: collapse(bench, min(options.seeds, 3)),
+        "sensitivity": lambda: sensitivity(bench, min(options.seeds, 3)),
+    }
+    parser.add_argument("--sections", nargs="+", default=list(sections), choices=sections)
+    parser.add_argument("--out", type=Path, help="JSON lines; finished runs in it are not run again")
+    parser.add_argument("--tune", action="store_true", help="print the validation grid and no test figure")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    bench = Bench(data_path(options.path, "kuairand-pure"), options.out)
+    for lines in [tune(bench, options.seeds)] if options.tune else [sections[s]() for s in options.sections]:
+        for line in lines:
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
