@@ -72,6 +72,9 @@ class Source(Protocol):
     tasks: tuple[str, ...]
     kinds: Mapping[str, Kind]
 
+    def check(self, model: Recommender) -> None:
+        """Refuse a model that cannot read the rows."""
+
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch."""
 
@@ -99,6 +102,13 @@ class TableSource:
                     f"Task {task!r} has no observed label in the train split; drop it or fill it."
                 )
         self._seed, self._drawn, self._shuffle = None, 0, torch.Generator()
+
+    def check(self, model: Recommender) -> None:
+        """Refuse another model than that of the beginning."""
+        if model is not self.model:
+            raise ValueError(
+                "TableSource: the rows were checked for another model; make a source for this one."
+            )
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch; the last one may be short."""

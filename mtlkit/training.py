@@ -117,6 +117,7 @@ def fit(
     where, (rank, processes) = pick_device(device), place()
     keep_freed_memory()
     source = TableSource(table, model, where) if isinstance(table, Table) else table
+    source.check(model)
     held_out = source.part("validation")
     _check_monitor(monitor, held_out.labels)
     tasks, kinds = source.tasks, [source.kinds[task] for task in source.tasks]

@@ -27,6 +27,7 @@ LAYERS = {
     "mtlkit.parallel": set(),
     "mtlkit.checkpoint": {"mtlkit.parallel"},
     "mtlkit.rows": {"mtlkit.models", "mtlkit.data", "mtlkit.parallel"},
+    "mtlkit.stream": {"mtlkit.models", "mtlkit.data", "mtlkit.parallel", "mtlkit.rows"},
     "mtlkit.training": {
         "mtlkit.models",
         "mtlkit.losses",

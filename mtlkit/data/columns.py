@@ -68,15 +68,10 @@ def users_of(column: pa.Array, name: str) -> np.ndarray:
 
 
 def split_of(schema: Schema, batch: pa.RecordBatch, first: int) -> np.ndarray:
-    """The split of each row, (n,) int8 as in ``Table``. ``first``: the number of the first row in its log.
-
-    At random means by a hash of the seed and the row's number, so that it takes no memory and does not
-    depend on who reads the row.
-    """
+    """The split of each row, (n,) int8 as in ``Table``. ``first``: the number of the first row in its log."""
     rule = schema.split
-    if "random" in rule:
-        share = _uniform(first, len(batch), rule["seed"])
-        return np.searchsorted(np.cumsum(rule["random"][:2]), share, side="right").astype(np.int8)
+    if schema.split_column is None:
+        return random_split(schema, first, len(batch))
     name = schema.split_column
     column = batch.column(name)
     if pa.types.is_timestamp(column.type):
@@ -98,6 +93,12 @@ def split_of(schema: Schema, batch: pa.RecordBatch, first: int) -> np.ndarray:
             )
         of_value = np.searchsorted([rule["validation"], rule["test"]], days, side="right")
     return np.asarray(of_value, dtype=np.int8)[codes]
+
+
+def random_split(schema: Schema, first: int, rows: int) -> np.ndarray:
+    """The split by a hash of the seed and a row's number: no memory, and the same whoever reads the row."""
+    share = _uniform(first, rows, schema.split["seed"])
+    return np.searchsorted(np.cumsum(schema.split["random"][:2]), share, side="right").astype(np.int8)
 
 
 def _uniform(first: int, rows: int, seed: int) -> np.ndarray:
