@@ -11,16 +11,16 @@ import pandas as pd
 
 from autograde_tests.exercise import Exercise, Trial
 
-BASE, COLUMNS = "SharedBottom", ["model", "seed", "task", "auc", "parameters"]
+BASE, COLUMNS = "SharedBottom", ["model", "seed", "parameters"]
 SEEDS, BUDGET, LONGEST = 3, 0.05, 200_000
 
 TEXT = "this is no text. What does the cell with `to_csv` print, and do you return it between three quotation marks?"
-COLUMN = "a column is missing. Which of model, seed, task, auc and parameters is it?"
+COLUMN = "a column is missing. Is it model, seed or parameters, or are there no tasks?"
 NUMBER = "an AUC is not a number between 0 and 1. Is it a percentage, or a run that failed?"
 NO_BASE = "there are no runs of SharedBottom. What is your model compared with?"
 ABLATION = "there are only two models. Which part of your model is taken out in the ablation?"
 FEW = "a model has fewer than three seeds. How can you tell its luck from its skill?"
-PAIRS = "the models do not all have the same seeds and tasks, each once. Which runs form a pair?"
+PAIRS = "the models do not all have the same seeds, each once. Which runs form a pair?"
 CONSTANT = "a model has the same AUC with every seed. Does the seed reach the network and its training?"
 CHANGES = "the size of a model changes from run to run. Which of its runs do you compare?"
 SIZE = "a model is more than 5 % larger or smaller than SharedBottom. Does the model win, or its size?"
@@ -40,48 +40,41 @@ def rule(arrays: Mapping[str, np.ndarray]) -> str:
     except (pd.errors.ParserError, ValueError) as error:
         return f"{TEXT}\n{str(error).splitlines()[0][:80]}"
     missing = [name for name in COLUMNS if name not in table]
-    if missing:
-        return f"{COLUMN}\nNot found: {', '.join(missing)}."
-    table = table[COLUMNS].assign(model=table["model"].astype(str), task=table["task"].astype(str))
-    for name in ("auc", "parameters"):
+    tasks = [name for name in table if name not in COLUMNS]
+    if missing or not tasks:
+        return f"{COLUMN}\nNot found: {', '.join(missing) or 'a column for a task'}."
+    table["model"] = table["model"].astype(str)
+    for name in ("parameters", *tasks):
         table[name] = pd.to_numeric(table[name], errors="coerce")
-    wrong = table[~table["auc"].between(0, 1)]
-    if len(wrong):
-        return f"{NUMBER}\nLook at row {wrong.index[0] + 1}: {wrong['model'].iloc[0]}."
+    wrong = ~table[tasks].apply(lambda auc: auc.between(0, 1)).all(axis=1)
+    if wrong.any():
+        return f"{NUMBER}\nLook at row {wrong.argmax() + 1}: {table['model'][wrong.argmax()]}."
     names = list(table["model"].unique())
     if BASE not in names:
         return f"{NO_BASE}\nThere are {', '.join(names[:5])}."
     if len(names) < 3:
         return ABLATION
-    return _runs(table, names)
+    return _runs({name: table[table["model"] == name] for name in names}, tasks)
 
 
-def _runs(table: pd.DataFrame, names: list[str]) -> str:
-    for name, own in table.groupby("model", sort=False):
+def _runs(models: Mapping[str, pd.DataFrame], tasks: list[str]) -> str:
+    base = models[BASE]
+    for name, own in models.items():
         if own["seed"].nunique() < SEEDS:
             return f"{FEW}\n{name} has {own['seed'].nunique()}."
-    runs = table.groupby("model", sort=False)[["seed", "task"]].apply(
-        lambda own: sorted(map(tuple, own.astype(str).values))
-    )
-    for name, own in runs.items():
-        if (
-            own != runs[BASE]
-            or len(own) != len(set(own))
-            or len(own) != len({s for s, _ in own}) * len({t for _, t in own})
-        ):
+        if sorted(own["seed"].astype(str)) != sorted(base["seed"].astype(str).unique()):
             return f"{PAIRS}\nLook at {name}."
-    for name, own in table.groupby("model", sort=False):
-        if (own.groupby("task")["auc"].nunique() == 1).all():
+        if (own[tasks].nunique() == 1).all():
             return f"{CONSTANT}\nLook at {name}."
         if own["parameters"].nunique(dropna=False) > 1 or not own["parameters"].iloc[0] > 0:
             return f"{CHANGES}\nLook at {name}."
-    sizes = table.groupby("model", sort=False)["parameters"].first()
-    for name, size in sizes.items():
-        if abs(size / sizes[BASE] - 1) > BUDGET:
-            return f"{SIZE}\n{name} has {size:,.0f}, {BASE} {sizes[BASE]:,.0f}."
-    mine = next(name for name in names if name != BASE)
-    means = table.pivot_table(index="seed", columns="model", values="auc")
-    gap = means[mine] - means[BASE]
+    size = base["parameters"].iloc[0]
+    for name, own in models.items():
+        if abs(own["parameters"].iloc[0] / size - 1) > BUDGET:
+            return f"{SIZE}\n{name} has {own['parameters'].iloc[0]:,.0f}, {BASE} {size:,.0f}."
+    mine = next(name for name in models if name != BASE)
+    means = [models[name].set_index("seed")[tasks].mean(axis=1) for name in (mine, BASE)]
+    gap = means[0] - means[1]
     if gap.mean() < -2 * gap.std():
         return f"{WORSE}\n{mine} minus {BASE}: {gap.mean():+.4f}, standard deviation {gap.std():.4f}."
     return ""
@@ -89,11 +82,11 @@ def _runs(table: pd.DataFrame, names: list[str]) -> str:
 
 def _table(change=None, models=(BASE, "Mine", "Mine without a part"), seeds=4, **columns) -> str:
     """A table that can carry a claim, or one with another column, or one changed by ``change``."""
-    rows = [(m, s, t) for m in models for s in range(seeds) for t in ("click", "like")]
-    table = pd.DataFrame(rows, columns=["model", "seed", "task"])
-    noise = [0.002 * math.sin(7 * i) for i in range(len(table))]
-    table["auc"] = 0.7 + 0.01 * (table["model"] == "Mine") + np.array(noise)
-    table["parameters"] = table["model"].map(dict(zip(models, (10_000, 10_200, 9_900, 10_100), strict=False)))
+    table = pd.DataFrame([(m, s) for m in models for s in range(seeds)], columns=["model", "seed"])
+    table["parameters"] = table["model"].map(dict(zip(models, (10_000, 10_200, 9_900), strict=False)))
+    for i, task in enumerate(("click", "like")):
+        noise = [0.002 * math.sin(7 * k + i) for k in range(len(table))]
+        table[task] = 0.7 + 0.01 * (table["model"] == "Mine") + np.array(noise)
     for name, values in columns.items():
         table[name] = values(table)
     table = table if change is None else change(table)
@@ -118,21 +111,21 @@ MY_RESULTS = Exercise(
     mistakes={
         TEXT: lambda: 0.75,
         COLUMN: _says(_table(lambda t: t.drop(columns="seed"))),
-        NUMBER: _says(_table(auc=lambda t: 100 * t["auc"])),
+        NUMBER: _says(_table(click=lambda t: 100 * t["click"])),
         NO_BASE: _says(_table(models=("MMoE", "Mine", "Mine without a part"))),
         ABLATION: _says(_table(models=(BASE, "Mine"))),
         FEW: _says(_table(seeds=2)),
         PAIRS: _says(_table(lambda t: t.drop(index=10))),
-        CONSTANT: _says(_table(auc=lambda t: 0.7 + 0.01 * (t["model"] == "Mine"))),
+        CONSTANT: _says(_table(click=lambda t: 0.7 + 0.01 * (t["model"] == "Mine"), like=lambda t: 0.7)),
         CHANGES: _says(_table(parameters=lambda t: 10_000 + t["seed"])),
         SIZE: _says(_table(parameters=lambda t: np.where(t["model"] == "Mine", 12_000, 10_000))),
-        WORSE: _says(_table(auc=lambda t: t["auc"] - 0.05 * (t["model"] == "Mine"))),
+        WORSE: _says(_table(click=lambda t: t["click"] - 0.05 * (t["model"] == "Mine"))),
     },
     also_right=[
         _says(
             _table(lambda t: t.sample(frac=1, random_state=0).sort_values("model", key=lambda m: m == "Mine"))
         ),
-        _says("\n" + _table(lambda t: t.assign(gauc=0.6)[["gauc", *COLUMNS]]) + "\n"),
-        _says(_table(auc=lambda t: t["auc"] - 0.011 * (t["model"] == "Mine"))),  # no better, and honest
+        _says("\n" + _table(lambda t: t[["like", "seed", "parameters", "model"]]) + "\n"),
+        _says(_table(click=lambda t: t["click"] - 0.018 * (t["model"] == "Mine"))),  # no better, and honest
     ],
 )
