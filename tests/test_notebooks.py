@@ -12,11 +12,11 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = sorted(path.stem for path in ROOT.glob("notebooks/*/*.ipynb"))
 # of Run All on two quiet cores
-SECONDS = {"00_start": 30, "01_shared_bottom": 90, "02_mmoe": 90, "03_ple": 90}
+SECONDS = {"00_start": 30, "01_shared_bottom": 90, "02_mmoe": 90, "03_ple": 90, "05_capstone": 180}
 
 
 def _is_check(cell) -> bool:
-    return cell.metadata.get("nbgrader", {}).get("grade", False)
+    return cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("grade", False)
 
 
 @pytest.mark.heavy
@@ -39,7 +39,8 @@ def test_a_blank_notebook_runs_to_its_end_with_red_checks_only(topic, monkeypatc
         else:
             assert not errors, cell.source
     assert red == sum(map(_is_check, notebook.cells)) > 0
-    if any("census_income(" in cell.source or "kuairand(" in cell.source for cell in notebook.cells):
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    if any("census_income(" in source or "kuairand(" in source for source in code):
         assert any("Skipped:" in str(cell.get("outputs", "")) for cell in notebook.cells)
     assert seconds < 3 * SECONDS[topic]  # this machine may be shared: three times the budget
 

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 import nbformat
 from nbformat import NotebookNode
 
-from tools import sample_ple
+from tools import sample_capstone, sample_ple
 
-ASSIGNMENTS = ("00_start", "01_shared_bottom", "02_mmoe", "03_ple")
+ASSIGNMENTS = ("00_start", "01_shared_bottom", "02_mmoe", "03_ple", "05_capstone")
 ALL = (
     *("0.1", "0.2"),
     *("1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10"),
     *("2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8"),
     *("3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "3.7", "3.8", "3.9"),
+    *("5.2", "5.3", "5.4", "5.5"),
 )
 
 
@@ -369,7 +370,11 @@ for _ in tqdm(range(3)):
 
 CLASS = (
     Student("all_right", "everything as in the master"),
-    Student("other_ways", "everything right in another way", OTHER_WAYS | sample_ple.OTHER_WAYS),
+    Student(
+        "other_ways",
+        "everything right in another way",
+        OTHER_WAYS | sample_ple.OTHER_WAYS | sample_capstone.OTHER_WAYS,
+    ),
     Student(
         "sums",
         "forgets to divide, adds what should stand side by side",
@@ -396,6 +401,13 @@ CLASS = (
         "mixes up whom a gate sees and what a level reads",
         sample_ple.WRONG,
         tuple(sample_ple.WRONG),
+        named=True,
+    ),
+    Student(
+        "capstone",
+        "a claim by a larger network, a list for nobody in particular",
+        sample_capstone.WRONG,
+        tuple(sample_capstone.WRONG),
         named=True,
     ),
     Student("blank", "hands in what was given out", dict.fromkeys(ALL), ALL),
