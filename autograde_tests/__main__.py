@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """What one may type after the command; each command's module has such a function, and ``run``."""
     parser.description = "Grade notebooks. `class` grades what a class handed in, `report` shows how it went."
     parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
     parser.add_argument("--json", metavar="FILE", help="write the results here as JSON; - for the terminal")

@@ -8,6 +8,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from judge_cases import hand_in, no_sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # tools/ is not installed
@@ -371,51 +372,41 @@ def nbgrader_config(root: Path):
     return config
 
 
-def test_nbgrader_grades_with_our_settings(demo, tmp_path, monkeypatch):
-    """Right, blank, warning, deleted check, shadowing file: the points that each deserves."""
+def test_nbgrader_grades_with_our_settings(tmp_path, monkeypatch):
+    """Right, blank, loud and half right, deleted check, shadowing file: the points that each deserves."""
     from nbgrader.api import Gradebook
     from nbgrader.apps import NbGraderAPI
 
     # nbgrader starts `alembic` by name
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-    monkeypatch.setenv("TRACE", str(tmp_path / "trace"))
-    root = tmp_path / "course"
-    shutil.copytree(demo, root)
-    shutil.rmtree(root / "notebooks")
+    if no_sandbox():
+        monkeypatch.setenv("MTLKIT_UNSANDBOXED", "1")
+    root, topic = tmp_path / "course", "00_start"
+    shutil.copytree(ROOT / "solutions" / topic, root / "solutions" / topic)
     config = nbgrader_config(root)
     api = NbGraderAPI(config=config)
-    assert api.generate_assignment(TOPIC)["success"]
-    made, committed = (r / "notebooks" / TOPIC / f"{TOPIC}.ipynb" for r in (root, demo))
+    assert api.generate_assignment(topic)["success"]
+    made, committed = (r / "notebooks" / topic / f"{topic}.ipynb" for r in (root, ROOT))
     assert made.read_bytes() == committed.read_bytes()  # with a gradebook as without
     assert not list((root / "notebooks").rglob("*.py"))
 
-    wrong, loud = "    return 3 * x", "    import warnings; warnings.warn('x')\n    return 2 * x"
-    plus = "    return x + 1"
+    loud = "import warnings; warnings.warn('x')\nreturn labels.mean(dim=0)"
     submissions = {
-        "right": (loud, plus, None),
-        "blank": (None, None, None),
-        "half": (wrong, plus, None),
-        "deleted": ("    return 2 * x", plus, "check_1_2"),
+        "right": hand_in(),
+        "blank": hand_in({"0.1": None, "0.2": None}),
+        "half": hand_in({"0.1": loud}, {"setup_1": "import nothing", "check_0_1": "pass"}),
+        "deleted": hand_in(cells={"check_0_2": None}),
     }
-    for student, (double, warn, deleted) in submissions.items():
-        nb = read(root, "notebooks")
-        for name, body in (("answer_1_1", double), ("answer_1_2", warn)):
-            if body:
-                graded(nb)[name].source = graded(nb)[name].source.split("\n")[0] + "\n" + body
-        if student == "half":  # locked cells come back, and a file cannot replace the module os
-            graded(nb)["setup_1"].source = "started = 100"
-            graded(nb)["check_1_1"].source = "pass"
-        nb.cells = [c for c in nb.cells if c.id != deleted]
-        folder = root / "submitted" / student / TOPIC
+    for student, nb in submissions.items():
+        folder = root / "submitted" / student / topic
         folder.mkdir(parents=True)
-        (folder / "os.py").write_text("raise SystemExit")
-        nbformat.write(nb, folder / f"{TOPIC}.ipynb")
-        assert api.autograde(TOPIC, student)["success"]
-        assert not (root / "autograded" / student / TOPIC / "os.py").exists()
+        (folder / "torch.py").write_text("raise SystemExit")
+        nbformat.write(nb, folder / f"{topic}.ipynb")
+        assert api.autograde(topic, student)["success"]
+        assert not (root / "autograded" / student / topic / "torch.py").exists()
     with Gradebook(config.CourseDirectory.db_url) as book:
-        scores = {s: book.find_submission(TOPIC, s).score for s in submissions}
-    assert scores == {"right": 15, "blank": 0, "half": 5, "deleted": 15}
-    assert not (tmp_path / "trace").exists()  # experiments were not run
+        scores = {s: book.find_submission(topic, s).score for s in submissions}
+    assert scores == {"right": 10, "blank": 0, "half": 5, "deleted": 10}
 
 
 def test_validate_says_red_for_a_blank_notebook_and_green_for_the_master(demo, monkeypatch):

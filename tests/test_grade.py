@@ -24,7 +24,6 @@ from autograde_tests.sheets import exercise, exercises  # noqa: E402
 from tools import grade  # noqa: E402
 from tools.sample_class import ALL, ASSIGNMENTS, CLASS, submission  # noqa: E402
 
-
 AGREE = ("all_right", "blank", "gaps", "noisy", "deleted_check", "endless")
 
 

@@ -32,6 +32,7 @@ from traitlets.config import Config, PyFileConfigLoader
 from autograde_tests.judge import notebook
 from autograde_tests.judge.court import ROOT, Limits, NeedsSandbox, NoWorker, Result
 from autograde_tests.judge.preprocessor import Save, put, release_of, shared_judge
+from autograde_tests.sheets import exercises
 
 RECORD = "judged.jsonl"
 SIDE_FILE = 2 * 2**20  # bytes; a larger file beside a notebook stays where it is
@@ -42,6 +43,7 @@ class CourseError(Exception):
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """What one may type after `class`."""
     parser.description = "Grade what a class handed in for assignments, into nbgrader's gradebook."
     parser.add_argument("assignments", nargs="+", metavar="ASSIGNMENT")
     parser.add_argument(
@@ -174,6 +176,13 @@ class Work:
                 f"The gradebook knows no assignment {name}: run `nbgrader generate_assignment`."
             )
         self.releases = {n: release_of(course.config, name, n) for n in known[name]}
+        for release in self.releases.values():
+            for question in notebook.paper(release, release).questions:
+                if question.wrong or question.id not in exercises():
+                    raise CourseError(
+                        f"{question.cell} of {name} is no check of an exercise that the judge knows; grade "
+                        "this assignment with nbgrader's own Execute (docs/instructor.md)."
+                    )
         pattern = course.coursedir.format_path(course.coursedir.submitted_directory, "*", name)
         folders = sorted(Path(path) for path in glob.glob(pattern, root_dir=course.root))
         self.folders = {path.parent.name: course.root / path for path in folders}

@@ -221,7 +221,7 @@ def paper(nb: NotebookNode, release: NotebookNode) -> Paper:
             key = cell.id[6:]
             exercise_id = key.replace("_", ".")
             found = re.fullmatch(rf'check\("{re.escape(exercise_id)}", (\w+)\)', cell.source.strip())
-            wrong = "" if found else "this is not the check any more; take the cell from a fresh copy"
+            wrong = "" if found else "this is not the check any more: take the cell from a fresh copy"
             points = cell.metadata.get("nbgrader", {}).get("points")
             points = float(points) if isinstance(points, int | float) else 0.0
             name, answer = found[1] if found else "", answers.get(key)
