@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -57,6 +57,7 @@ def fit(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     checkpoint_steps: int | None = None,
+    each_epoch: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Train on the table's train split with AdamW; keep the weights of the best validation epoch.
 
@@ -92,6 +93,7 @@ def fit(
     checkpoint: a file (safetensors) that is written after each epoch. Where it exists, the run goes on from
         it, to the same weights and history as if it had not stopped. Needs the package safetensors.
     checkpoint_steps: writes it every so many steps, too.
+    each_epoch: is given the history so far after each epoch (in the first process).
 
     Returns
     -------
@@ -210,6 +212,8 @@ def fit(
                         part.zero_()
                     if keeper:
                         keep()
+                    if each_epoch and rank == 0:
+                        each_epoch(pd.DataFrame(run.history))
     finally:
         if best_state is not None:
             model.load_state_dict(best_state)

@@ -42,7 +42,9 @@ LAYERS = {
     "mtlkit.diagnosis": {"mtlkit.training", "mtlkit.models", "mtlkit.layers", "mtlkit.losses", "mtlkit.data"},
     "mtlkit.illnesses": {"mtlkit.diagnosis", "mtlkit.models", "mtlkit.layers"},
     "mtlkit.plots": {"mtlkit.diagnosis"},
+    "mtlkit.__main__": {"mtlkit.cli"},
 }
+LAYERS["mtlkit.cli"] = LAYERS.keys() - {"mtlkit.__main__"}
 
 
 def _project() -> dict:

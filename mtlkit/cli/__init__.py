@@ -1,0 +1,1 @@
+"""The commands of ``python -m mtlkit``: each is a function of its parsed arguments."""
