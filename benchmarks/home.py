@@ -49,7 +49,7 @@ from mtlkit.models import (
     match_width,
 )
 
-ROWS = 250_000
+ROWS, FEW = 250_000, 100_000  # of a log; FEW for collapse and sensitivity
 EXAMINED = 4096  # rows of the test days
 # embedding 7 makes 72 inputs on the simulator, which 1, 2, 4 and 8 LoRAs divide
 TRAINING = {
@@ -102,6 +102,10 @@ BASELINES: dict[str, tuple[type, Callable[[int], dict]]] = {
     ),
 }
 NAMES = [*BASELINES, *ABLATIONS]
+DEEP = {
+    "MMoE, 4 layers": (MMoE, lambda w: {"experts": 6, "expert": [w, w, w, 32]} | TOWER),
+    "MMoE*, 4 layers": (MMoE, lambda w: {"experts": 6, "expert": [w, w, w, 32]} | TOWER | STAR),
+}
 # (what the paper says, better, worse): better > worse
 CLAIMS = [
     ("HoME's experts help MMoE", "MMoE*", "MMoE"),
@@ -120,12 +124,20 @@ EQUAL = [
     ("shared experts do nothing in CGC*", "CGC*", "CGC* w/o shared"),
     ("HoME without its three parts is MMoE*", "HoME w/o fg-sg-mask", "MMoE*"),
 ]
+TOP = illnesses.Thresholds().top
 ILLS = {
     "top": "weight of a gate's top expert",
     "zeros": "zeros, worst expert",
     "scale": "largest / smallest expert",
     "monopoly": "monopoly of a shared expert",
     "neglect": "weight of a task's own experts, least",
+}
+COLLAPSE = {
+    "top": ILLS["top"],
+    "over": f"gates that give one expert > {TOP}",
+    "same": "of these, the same expert",
+    "zeros": ILLS["zeros"],
+    "scale": ILLS["scale"],
 }
 
 
@@ -178,7 +190,7 @@ def network(name: str, in_width: int, table: Table, sizes: dict) -> tuple[type, 
     tasks, groups = len(table.tasks), [table.categories[task] for task in table.tasks]
     if name in ABLATIONS:
         return HoME, HOME | sizes | ABLATIONS[name] | {"groups": groups}
-    kind, shape = BASELINES[name]
+    kind, shape = (BASELINES | DEEP)[name]
     with torch.device("meta"):
         budget = count_parameters(HoME(in_width, tasks, **HOME | sizes, groups=groups))
     return kind, shape(match_width(lambda w: kind(in_width, tasks, **shape(w)), budget))
@@ -199,6 +211,11 @@ def ills(model: Recommender, part: Table) -> dict:
     choosing = gates[gates["sees"] > 1]
     if len(choosing):
         found["top"] = choosing["top"].groupby("level").mean().max()
+        fallen = choosing[choosing["top"] > TOP]
+        most = fallen.groupby("level")["top_expert"].agg(lambda e: e.value_counts().max())
+        size = choosing.groupby("level").size()
+        found["over"] = (fallen.groupby("level").size() / size).fillna(0).max()
+        found["same"] = (most / size).fillna(0).max()
     mixed = experts["owner"].groupby("level").transform(lambda owner: (owner != "shared").any())
     several = experts[(experts["owners"] > 1) & mixed]
     if len(several):
@@ -268,7 +285,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return values.mean() - half, values.mean() + half
 
 
-def illness_table(runs: dict[str, list[dict]]) -> Iterator[str]:
+def illness_table(runs: dict[str, list[dict]], columns: dict[str, str] = ILLS) -> Iterator[str]:
     yield "\nThe three illnesses: median over seeds (worst seed); runs in which a threshold is crossed\n"
     cells = []
     for name, lines in runs.items():
@@ -276,14 +293,14 @@ def illness_table(runs: dict[str, list[dict]]) -> Iterator[str]:
         if not lines:
             continue
         row = [name]
-        for key in ILLS:
+        for key in columns:
             values = [line[key] for line in lines if key in line]
             worst = min if key == "neglect" else max
             row.append(f"{np.median(values):.3g} ({worst(values):.3g})" if values else "-")
         seen = [ill for line in lines for ill in line["names"]]
         row.append(", ".join(f"{ill} {seen.count(ill)}" for ill in dict.fromkeys(seen)) or "none")
         cells.append(row)
-    yield from markdown(["model", *ILLS.values(), "crossed in runs"], cells)
+    yield from markdown(["model", *columns.values(), "crossed in runs"], cells)
 
 
 def simulator(bench: Bench, seeds: int) -> Iterator[str]:
@@ -338,31 +355,31 @@ def experts(bench: Bench, seeds: int) -> Iterator[str]:
 
 
 def loras(bench: Bench, seeds: int) -> Iterator[str]:
-    steps = {f"{n} of rank |v|/{n}": {"loras": n} for n in (1, 2, 4, 8)} | {"2 of rank 8": {"rank": 8}}
-    return curve(bench, seeds, "Number of LoRAs", "HoME w/o fg2", steps, "2 of rank |v|/2")
+    # 2 is HoME's own number: its runs of the simulator stand in
+    steps = {f"{n} of rank D/{n}": {"loras": n} if n != 2 else {} for n in (1, 2, 4, 8)}
+    steps["2 of rank 8"] = {"rank": 8}
+    return curve(bench, seeds, "Number of LoRAs", "HoME w/o fg2", steps, "2 of rank D/2")
 
 
 def collapse(bench: Bench, seeds: int) -> Iterator[str]:
+    raw, constant = {"raw_counts": True}, {"schedule": None}
     conditions = {
         "as above": ({}, {}),
-        "peak learning rate 0.02": ({}, {"lr": 2e-2}),
-        "constant learning rate 0.01, 8 epochs": ({}, {"lr": 1e-2, "schedule": None, "epochs": 8}),
-        "raw counts": ({"raw_counts": True}, {}),
-        "raw counts, peak 0.02": ({"raw_counts": True}, {"lr": 2e-2}),
-        "raw counts, constant 0.01, 8 epochs": (
-            {"raw_counts": True},
-            {"lr": 1e-2, "schedule": None, "epochs": 8},
-        ),
+        "learning rate 0.01, constant, 8 epochs": ({}, constant | {"lr": 1e-2, "epochs": 8}),
+        "learning rate 0.1, constant": ({}, constant | {"lr": 0.1}),
+        "raw counts": (raw, {}),
+        "raw counts, learning rate 0.01, constant, 8 epochs": (raw, constant | {"lr": 1e-2, "epochs": 8}),
     }
-    yield f"\n## Where does a ReLU MMoE collapse? {seeds} seeds\n"
+    yield f"\n## Where does a ReLU MMoE collapse? {FEW:,} rows, {seeds} seeds\n"
     for title, (log, changes) in conditions.items():
-        runs = {
-            name: [bench.run(name, seed, log, changes) for seed in range(seeds)]
-            for name in ("MMoE", "MMoE*", "HoME")
-        }
+        names = ("MMoE", "MMoE*", "HoME", *(DEEP if not changes else ()))
+        runs: dict[str, list[dict]] = {name: [] for name in names}
+        for seed in range(seeds):
+            for name in names:
+                runs[name].append(bench.run(name, seed, {"rows": FEW} | log, changes))
         shares = [f"{name} {mean_error(per_seed(lines, 'auc_share'))}" for name, lines in runs.items()]
-        yield f"\n{title}: share of the AUC ceiling {', '.join(shares)}"
-        yield from illness_table(runs)
+        yield f"\n**{title}**: share of the AUC ceiling: {'; '.join(shares)}"
+        yield from illness_table(runs, COLLAPSE)
 
 
 def sensitivity(bench: Bench, seeds: int) -> Iterator[str]:
@@ -375,13 +392,13 @@ def sensitivity(bench: Bench, seeds: int) -> Iterator[str]:
         "revealed 0.8": {"revealed": 0.8},
     }
     names = ("SharedBottom", "MMoE", "MMoE*", "HoME")
-    yield f"\n## Other logs, {seeds} seeds: share of the AUC ceiling, mean over tasks\n"
+    yield f"\n## Other logs, {FEW:,} rows, {seeds} seeds: share of the AUC ceiling, mean over tasks\n"
     cells = []
     for title, log in logs.items():
         runs: dict[str, list[dict]] = {name: [] for name in names}
         for seed in range(seeds):
             for name in names:
-                runs[name].append(bench.run(name, seed, log))
+                runs[name].append(bench.run(name, seed, {"rows": FEW} | log))
         found = {name: per_seed(lines, "auc_share") for name, lines in runs.items()}
         row = [title, *(mean_error(values) for values in found.values())]
         for other in names[:-1]:
