@@ -206,7 +206,8 @@ def _names(body: Iterable[ast.stmt]) -> Iterable[str]:
 
 
 def _no_html(text: str) -> str:
-    return text.replace("<", "&lt;")
+    """Markdown without tags and links: a page that shows it runs nothing of the student's."""
+    return text.replace("<", "&lt;").replace("](", "]&#40;").replace("]:", "]&#58;")
 
 
 def paper(nb: NotebookNode, release: NotebookNode) -> Paper:
