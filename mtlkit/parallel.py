@@ -6,6 +6,9 @@ there is one process, and nothing here does anything.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -56,7 +59,9 @@ def together(model: nn.Module) -> nn.Module:
     """
     if place()[1] == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    with warnings.catch_warnings():  # its new name is not in all releases of torch that we support
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def average_buffers(model: nn.Module) -> None:
@@ -68,7 +73,7 @@ def average_buffers(model: nn.Module) -> None:
                 add_up(buffer).div_(processes)
 
 
-def first_does(action) -> None:
+def first_does(action: Callable[[], object]) -> None:
     """Let process 0 do ``action()`` while the others wait; nobody goes on after its error."""
     rank, processes = place()
     error: Exception | None = None

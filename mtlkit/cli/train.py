@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -84,6 +85,8 @@ def processes(device: str | None) -> Iterator[torch.device]:
     if where.type == "cuda":
         where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(where)
+    # DDP's hint on the layout of width-one gradients; nothing that a user could change
+    warnings.filterwarnings("ignore", "Grad strides do not match")
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield where
