@@ -12,7 +12,7 @@ ifneq ($(wildcard ../shared/data),)
 export MTLKIT_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: lab test seeds notebooks grade bench
+.PHONY: lab test seeds notebooks grade bench docs
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start/00_start.ipynb $(AS_ROOT) $(LAB_ARGS)
@@ -32,6 +32,15 @@ grade: .venv/ready
 
 bench: .venv/ready
 	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script; done
+
+# README, docs/ and the notebooks as a site, in an environment of its own: build/site/_build/html/index.html
+docs:
+	rm -rf build/site && mkdir -p build/site
+	cp -r README.md CHANGELOG.md LICENSE LICENSE-prose CITATION.cff docs notebooks build/site
+	test -x build/docs-env/bin/jupyter-book || \
+		{ $(PYTHON) -m venv build/docs-env && build/docs-env/bin/python -m pip install --quiet "jupyter-book>=1,<2"; }
+	cd build/site && ../docs-env/bin/jupyter-book build . --quiet --config docs/_config.yml --toc docs/_toc.yml
+	@echo "The site: build/site/_build/html/index.html"
 
 # "ready" is touched last: an install that broke off is done again.
 .venv/ready: pyproject.toml Makefile

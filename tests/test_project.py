@@ -152,3 +152,12 @@ def test_licences_and_citation_are_there():
     assert "CC BY 4.0" in (ROOT / "LICENSE-prose").read_text()
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == _project()["version"]
+
+
+def test_the_site_has_all_pages_and_notebooks():
+    text = (ROOT / "docs/_toc.yml").read_text()
+    listed = re.findall(r"(?:root|file): (\S+)", text)
+    found = [
+        str(path.relative_to(ROOT).with_suffix("")) for path in _tracked("docs/*.md", "notebooks/*.ipynb")
+    ]
+    assert sorted(listed) == sorted([*found, "README", "CHANGELOG"])
