@@ -97,7 +97,9 @@ def tidy(cell: dict) -> Cell:
     """A cell with sound types; whatever is odd about the rest stays behind."""
     kind, source = cell["cell_type"], cell.get("source", cell.get("input", ""))
     source = "".join(map(str, source)) if isinstance(source, list) else str(source)
-    source = source.encode("utf-8", "replace").decode()[:SOURCE]  # half of a pair of surrogates
+    source = (
+        source.encode("utf-8", "replace").decode().lstrip("\ufeff")[:SOURCE]
+    )  # half of a pair of surrogates
     metadata = cell.get("metadata")
     info = metadata.get("nbgrader") if isinstance(metadata, dict) else None
     grade_id = info.get("grade_id") if isinstance(info, dict) else None
