@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 PARTS = ("pyarrow", "safetensors")
@@ -18,22 +19,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         torch.set_num_threads(args.threads)
     try:
-        _command(args.command)(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(f"Note: {message}")
+            _command(args.command)(args)
     except KeyboardInterrupt:
         print("Stopped. The same command goes on with a run from its last checkpoint.", file=sys.stderr)
         return 130
     except ModuleNotFoundError as missing:
-        if args.traceback or missing.name not in PARTS:
+        if args.traceback or missing.name.split(".")[0] not in PARTS:
             raise
-        print(f"This needs {missing.name}: run `pip install 'mtlkit[cli]'`.", file=sys.stderr)
+        print(f"This needs {missing.name.split('.')[0]}: run `pip install 'mtlkit[cli]'`.", file=sys.stderr)
         return 1
     except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError) as error:
         if args.traceback:
             raise
-        if os.environ.get("RANK", "0") == "0":  # under torchrun all processes fail alike
-            print(error, file=sys.stderr)
+        _say(error)
         return 1
     return 0
+
+
+def _say(what: object) -> None:
+    """Under torchrun all processes have the same to say: one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(what, file=sys.stderr)
 
 
 def _command(name: str):
@@ -64,7 +72,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     def describe_data(found: argparse.ArgumentParser) -> None:
         found.add_argument(
-            "--data-set", nargs="+", default=[], metavar="NAME=VALUE", help="its arguments, rows=20000"
+            "--data-set", nargs="*", default=[], metavar="NAME=VALUE", help="its arguments, rows=20000"
         )
         found.add_argument("--schema", help="TOML or JSON file that says what the columns of a file are")
         found.add_argument("--tasks", nargs="+", metavar="TASK", help="these only, in this order")
@@ -83,7 +91,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     train.add_argument("--overwrite", action="store_true", help="remove the run that is in the folder")
     train.add_argument(
         "--set",
-        nargs="+",
+        nargs="*",
         default=[],
         metavar="NAME=VALUE",
         help="sizes: experts=8 expert=64,32 levels=64/32",
@@ -103,7 +111,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     train.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW")
     train.add_argument("--schedule", choices=["one_cycle"], help="of the learning rate")
     train.add_argument(
-        "--task-weights", nargs="+", default=[], metavar="TASK=WEIGHT", help="1 for the others"
+        "--task-weights", nargs="*", default=[], metavar="TASK=WEIGHT", help="1 for the others"
     )
     train.add_argument("--patience", type=_count_or_never, default=3, help="epochs without a gain, or never")
     train.add_argument(

@@ -56,6 +56,8 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path, every: int | None, settings: dict) -> None:
+        import safetensors.torch  # noqa: F401  where it is missing, say so before the training
+
         self.path, self.every = Path(path), every
         self.settings = json.loads(json.dumps(settings | {"processes": place()[1]}))  # tuples as lists
 
