@@ -110,9 +110,12 @@ def who_sees_whom(
     return ax
 
 
-def expert_use(mean: np.ndarray, gates: Sequence[str], ax: Axes | None = None) -> Axes:
+def expert_use(
+    mean: np.ndarray, gates: Sequence[str], experts: Sequence[object] | None = None, ax: Axes | None = None
+) -> Axes:
     """Mean gate weights (G, E) as coloured cells with their numbers: which gate (row) uses which expert.
 
+    ``experts`` names the columns; their numbers, from 0, unless given.
     Source: MMoE paper (Ma et al., KDD 2018) Fig. 6, as a table.
     """
     mean = np.asarray(mean)
@@ -122,7 +125,11 @@ def expert_use(mean: np.ndarray, gates: Sequence[str], ax: Axes | None = None) -
     for i, j in np.ndindex(mean.shape):
         colour = "white" if mean[i, j] > 0.6 * top else "black"
         ax.text(j, i, f"{mean[i, j]:.2f}", ha="center", va="center", fontsize=8, color=colour)
-    ax.set_xticks(range(mean.shape[1]))
+    experts = list(range(mean.shape[1]) if experts is None else experts)
+    words = max(len(str(name)) for name in experts) > 4
+    ax.set_xticks(
+        range(len(experts)), experts, rotation=40 if words else 0, ha="right" if words else "center"
+    )
     ax.set_xlabel("expert")
     ax.set_yticks(range(len(gates)), gates)
     ax.tick_params(length=0)
@@ -174,7 +181,32 @@ def expert_outputs(experts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xticks(place, labels, fontsize=8)
     ax.set_xlabel("expert")
     ax.set_ylabel("of its outputs")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def feature_gates(
+    factors: np.ndarray, groups: Sequence[str], features: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Mean factors (G, D) of ``layers.FeatureGates`` as coloured cells: white is 1, where nothing is changed.
+
+    ``features`` names the D columns; neighbours of one name (the embedding of a field) get one label.
+    Source: HoME paper (Wang et al., KDD 2025) Fig. 6.
+    """
+    factors = np.asarray(factors)
+    ax = ax or new_axes(0.13 * len(features) + 1.6, 0.3 * len(groups) + 1.7)
+    reach = max(np.abs(factors - 1).max(), 0.05)
+    image = ax.imshow(factors, cmap="PuOr_r", vmin=1 - reach, vmax=1 + reach, aspect="auto")
+    ax.figure.colorbar(image, ax=ax, label="factor")
+    starts = [i for i, name in enumerate(features) if i == 0 or features[i - 1] != name]
+    ends = [*starts[1:], len(features)]
+    middles = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)]
+    ax.set_xticks(middles, [features[i] for i in starts], rotation=90, fontsize=7)
+    for start in starts[1:]:
+        ax.axvline(start - 0.5, color="0.8", linewidth=0.6)
+    ax.set_yticks(range(len(groups)), groups)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return ax
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 from autograde_tests.exercise import Exercise
-from autograde_tests.sheets import capstone, mmoe, ple, shared_bottom, start
+from autograde_tests.sheets import capstone, home, mmoe, ple, shared_bottom, start
 
-SHEETS = (start, shared_bottom, mmoe, ple, capstone)
+SHEETS = (start, shared_bottom, mmoe, ple, home, capstone)
 
 
 @cache
