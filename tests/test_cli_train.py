@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -232,13 +235,13 @@ def started(words, launcher=(sys.executable, "-m", "mtlkit")):
 
 @pytest.mark.heavy
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
-    """kill -9 at three moments, wherever they fall; then the same command once more."""
+    """kill -9 at two moments, wherever they fall; then the same command once more."""
     write(tmp_path, log(20_000))
     words = ["--data", tmp_path / "log.parquet", "--schema", tmp_path / "schema.toml", "--dropout", 0.1]
     words += ["--epochs", 12, "--batch-size", 64, "--patience", "never", "--checkpoint-steps", 20, "--quiet"]
-    assert started([*words, "--out", tmp_path / "whole"]).wait() == 0
+    assert train(tmp_path / "whole", *words) == 0
     killed = 0
-    for epochs in (1, 3, 6):
+    for epochs in (1, 4):
         process = started([*words, "--out", tmp_path / "run"])
         file = tmp_path / "run/history.csv"
         while process.poll() is None and not (file.exists() and len(pd.read_csv(file)) >= epochs):
@@ -280,10 +283,6 @@ def test_torchrun_gives_the_run_of_one_process(tmp_path):
     np.testing.assert_allclose(b[loss], a[loss], rtol=1e-5)
     np.testing.assert_allclose(b, a, rtol=1e-4)
     np.testing.assert_allclose(two.test(), one.test(), rtol=1e-4)
-    # a second call meets a finished run: one sentence, once
-    process = started([*words, "--out", tmp_path / "two"], launcher)
-    said = process.communicate()[0]
-    assert process.returncode and said.count("holds this run, finished") == 1 and "mtlkit/cli" not in said
 
 
 # --- the other commands ---------------------------------------------------------------------------
@@ -377,6 +376,22 @@ def test_data_says_what_is_there(own, capsys):
     assert "label_correlation" in capsys.readouterr().out
 
 
+def test_the_commands_of_readme_run(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    commands, schema = (re.findall(rf"^```{kind}\n(.*?)^```", text, re.M | re.S) for kind in ("bash", "toml"))
+    monkeypatch.chdir(tmp_path)
+    Path("schema.toml").write_text(schema[0])
+    log().to_csv("log.csv", index=False)
+    log(100, seed=1).drop(columns=["like", "minutes"]).to_csv("new.csv", index=False)
+    lines = "".join(commands).splitlines()
+    assert len(lines) == 8
+    for line in lines:
+        python, dash_m, package, *words = shlex.split(line)
+        assert (python, dash_m, package) == ("python", "-m", "mtlkit")
+        assert main([*words, "--quiet"] if words[0] == "train" else words) == 0, capsys.readouterr().err
+    assert list(pd.read_csv("scores.csv")) == ["like", "minutes"] and Path("runs/comparison.png").exists()
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 BAD = {
@@ -406,6 +421,12 @@ def test_bad_words_get_one_sentence(tmp_path, capsys, fault):
     model = [] if "--model" in words else ["--model", "MMoE"]
     code = main(["train", *model, *words, "--out", str(tmp_path / "run"), "--quiet"])
     assert sentence in refused(capsys, code)
+
+
+def test_under_torchrun_one_process_says_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert train(tmp_path / "run", "--data", "movies") == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_needs_its_schema(tmp_path, capsys):

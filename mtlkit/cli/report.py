@@ -177,7 +177,9 @@ def diagnose(args: argparse.Namespace) -> None:
     else:
         for level, weights in enumerate(report.weights, start=1):
             what = f"Mean weight of each expert (columns) at each gate (rows), level {level}"
-            keep(f"gates_{level}", what, weights, plots.expert_use(weights.to_numpy(), list(weights.index)))
+            ax = plots.expert_use(weights.to_numpy(), list(weights.index))
+            ax.set_xticks(range(weights.shape[1]), weights.columns)
+            keep(f"gates_{level}", what, weights, ax)
             experts = report.experts.loc[level]
             keep(
                 f"experts_{level}",

@@ -122,6 +122,7 @@ def curves(history: pd.DataFrame, run: Run) -> None:
         ax.plot(history["epoch"], history[f"train/loss/{task}"], ":", color=colour)
         ax.plot(history["epoch"], history[f"validation/loss/{task}"], color=colour, marker=".", label=task)
     ax.axvline(history.attrs["best_epoch"], color="0.8", zorder=0)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("epoch (grey: the best one)")
     ax.set_ylabel("loss; dotted: training")
     ax.set_yscale("log")
