@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -270,15 +271,15 @@ class Work:
         nbs = {}
         for name, data in found.files.items():
             nbs[name] = notebook.rebuild(self.releases[name], notebook.read(data))
-            put(nbs[name], [Result(**result) for result in said[name]])
+            put(nbs[name], [Result(**result) for result in said["notebooks"][name]])
         try:
             recorder.record(found.student, nbs)
         except NbGraderException as why:  # nbgrader's words are in its log
             return self._note(found, {}, f"nbgrader could not record it: {recorder.words() or why}")
         return self._note(found, said)
 
-    def _note(self, found: Submission, said: dict[str, list[dict]], reason: str = "") -> dict:
-        results = [result for name in said for result in said[name]]
+    def _note(self, found: Submission, said: dict, reason: str = "") -> dict:
+        results = [result for notebook in said.get("notebooks", {}).values() for result in notebook]
         entry = {
             "assignment": self.name,
             "student": found.student,
@@ -287,6 +288,7 @@ class Work:
             "reason": reason or found.note,
             "points": sum(r["points"] for r in results),
             "of": sum(r["of"] for r in results),
+            "seconds": said.get("seconds", 0.0),  # of judging
             "exercises": results,
         }
         self.course.write(entry)
@@ -295,8 +297,9 @@ class Work:
 
 def examine(files: dict[str, bytes], how: dict) -> dict:
     """The results by notebook as plain data, or a reason. Runs in a thread here, or on a Dask worker."""
+    began = time.monotonic()
     judge = shared_judge(Limits(**how["limits"]), how["sandbox"], how["seed"])
-    said = {}
+    said: dict = {"notebooks": {}}
     for name, data in files.items():
         release = nbformat.reads(how["releases"][name], as_version=4)
         try:
@@ -304,8 +307,8 @@ def examine(files: dict[str, bytes], how: dict) -> dict:
         except notebook.Unreadable as why:
             return {"reason": str(why)}
         paper = notebook.paper(notebook.rebuild(release, mine), release)
-        said[name] = [asdict(result) for result in judge.grade(paper)]
-    return said
+        said["notebooks"][name] = [asdict(result) for result in judge.grade(paper)]
+    return said | {"seconds": round(time.monotonic() - began, 3)}
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from autograde_tests.verdict import Known, Verdict, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 START = 120.0  # seconds for a worker to load torch
+TOGETHER = 3.0  # seconds for an exercise beside the others, before it gets its full time alone
 HELPERS = 10  # cells of their own that an answer may build on
 LINES, WIDTH = 20, 400  # of a message
 FAILURES = ("", "blank", "crash", "type", "parts", "delegated", "slow")
@@ -148,39 +149,66 @@ class Judge:
         self._folder.cleanup()
 
     def grade(self, paper: Paper) -> list[Result]:
-        """Ask all exercises of a notebook, each in a process of its own. Raises ``NoWorker``."""
+        """Ask all exercises of a notebook. Raises ``NoWorker``.
+
+        At first all answers run in one process, as in the notebook. One that does not pass there is asked
+        again in a process of its own: what stands beside it can cost it nothing.
+        """
         end = time.monotonic() + self.limits.total
         results = []
         with self._jail() as jail:
+            passed = self._together(jail, paper)
             for question in paper.questions:
-                results.append(self._decide(jail, paper, question, end))
+                verdict, failure = passed.get(question.id), ""
+                if verdict is None:
+                    verdict, failure = self._decide(jail, paper, question, end)
+                item = exercises().get(question.id)
+                results.append(
+                    Result(
+                        question.id,
+                        item.title if item else "",
+                        question.points if verdict.passed else 0.0,
+                        question.points,
+                        verdict.passed,
+                        clean("\n".join(verdict.lines)),
+                        verdict.mistake,
+                        "" if verdict.passed else failure,
+                    )
+                )
         return results
 
-    def _decide(self, jail: socket.socket, paper: Paper, question: Question, end: float) -> Result:
+    def _together(self, jail: socket.socket, paper: Paper) -> dict[str, Verdict]:
+        """The answers that are right when run in the notebook's order, in a process per ``may_use``."""
+        groups: dict[tuple[str, ...], list[Question]] = {}
+        for question in paper.questions:
+            if question.answer is not None and not question.wrong and question.id in exercises():
+                groups.setdefault(tuple(exercises()[question.id].may_use), []).append(question)
+        passed = {}
+        for may_use, questions in groups.items():
+            asks = [self._asking(question, [question.answer]) for question in questions]
+            answers, _ = self._try(jail, paper, may_use, asks, min(TOGETHER, self.limits.seconds))
+            for question, answer in zip(questions, answers, strict=False):
+                replies, _ = _read(answer)
+                verdict = self._judge(exercises()[question.id], replies) if replies else None
+                if verdict and verdict.passed:
+                    passed[question.id] = verdict
+        return passed
+
+    def _decide(
+        self, jail: socket.socket, paper: Paper, question: Question, end: float
+    ) -> tuple[Verdict, str]:
+        """The verdict on an answer by itself, and the kind of its failure."""
         item = exercises().get(question.id)
-        title = item.title if item else ""
-        failure, verdict = "stopped", None
         if question.wrong or item is None:
-            verdict = _stop(question, title, question.wrong or "there is no such exercise")
-        elif question.answer is None:
-            failure, verdict = "blank", judge(item, (), [Reply(failure="blank")], _CPU)
-        elif time.monotonic() > end:
-            verdict = _stop(
-                question, title, f"not run: the notebook used its {self.limits.total:.0f} seconds"
-            )
-        else:
-            answer = self._ask(jail, paper, question, item)
-            if isinstance(answer, str):
-                verdict = _stop(question, title, answer)
-            else:
-                failure = next((reply.failure for reply in answer if reply.failure), "wrong")
-                verdict = self._judge(item, answer)
-        points = question.points if verdict.passed else 0.0
-        message = clean("\n".join(verdict.lines))
-        failure = "" if verdict.passed else failure
-        return Result(
-            question.id, title, points, question.points, verdict.passed, message, verdict.mistake, failure
-        )
+            return _stop(question, question.wrong or "there is no such exercise"), "stopped"
+        if question.answer is None:
+            return judge(item, (), [Reply(failure="blank")], _CPU), "blank"
+        if time.monotonic() > end:
+            return _stop(question, f"not run: the notebook took {self.limits.total:.0f} s"), "stopped"
+        answer = self._ask(jail, paper, question, tuple(item.may_use))
+        if isinstance(answer, str):
+            return _stop(question, answer), "stopped"
+        return self._judge(item, answer), next((r.failure for r in answer if r.failure), "wrong")
 
     def _judge(self, item: Exercise, replies: list[Reply]) -> Verdict:
         with self._lock:  # the references draw random numbers, and torch has one generator for all threads
@@ -196,35 +224,27 @@ class Judge:
             self._trials[item.id] = item.trials(self.seed)
         return self._trials[item.id]
 
+    def _asking(self, question: Question, cells: list[str]) -> dict:
+        item = exercises()[question.id]
+        with self._lock:
+            trials = [_question(trial) for trial in self._drawn(item)]
+        plain = {"name": question.name, "how": item.how, "may_use": item.may_use}
+        return plain | {"cells": cells, "trials": trials}
+
     def _ask(
-        self, jail: socket.socket, paper: Paper, question: Question, item: Exercise
+        self, jail: socket.socket, paper: Paper, question: Question, may_use: tuple[str, ...]
     ) -> list[Reply] | str:
         """The replies to the trials, or the reason why there are none.
 
         The answer runs alone at first. What it finds missing is looked up among the student's other cells.
         """
         cells = [question.answer]
-        with self._lock:
-            trials = [_question(trial) for trial in self._drawn(item)]
-        job = {
-            "setup": paper.setup,
-            "name": question.name,
-            "how": item.how,
-            "trials": trials,
-            "parts": parts(tuple(item.may_use)),
-            "may_use": item.may_use,
-            "seconds": self.limits.seconds,
-            "memory": self.limits.memory,
-        }
         while True:
-            answer = self._try(jail, job | {"cells": cells})
-            if isinstance(answer, str):
-                return answer
-            try:
-                replies = [_reply(reply) for reply in answer.get("replies", ())]
-                error = str(answer.get("error", ""))
-            except (KeyError, TypeError, AttributeError, ValueError):
-                return "the answer interfered with its check"
+            asking = self._asking(question, cells)
+            answers, why = self._try(jail, paper, may_use, [asking], self.limits.seconds)
+            if not answers:
+                return why
+            replies, error = _read(answers[0])
             words = error or next((r.text for r in replies if r.failure == "crash"), "")
             missing = re.match(r"NameError: (?:name|.* variable) '(\w+)'", words)
             helper = paper.helper(missing[1], question.answer) if missing else None
@@ -251,17 +271,22 @@ class Judge:
                 raise NoWorker("The worker is gone.") from None
             yield ours
 
-    def _try(self, jail: socket.socket, job: dict) -> dict | str:
-        """One job in a fresh process: its answer, or how the process ended."""
+    def _try(
+        self, jail: socket.socket, paper: Paper, may_use: tuple[str, ...], asks: list[dict], seconds: float
+    ) -> tuple[list[object], str]:
+        """Put questions to a fresh process: its answers, and how it ended if some are missing."""
+        job = {"setup": paper.setup, "parts": parts(may_use), "asks": asks, "seconds": seconds}
         ours, theirs = socket.socketpair()
-        answer, word, late = None, b"K", False
+        answers: list[object] = []
+        word, late = b"K", False
         with ours:
             try:
                 with theirs:
                     socket.send_fds(jail, [b"F"], [theirs.fileno()])
                 ours.settimeout(START)
-                wire.send(ours, job)
-                answer = wire.receive(ours, self.limits.seconds + 2)
+                wire.send(ours, job | {"memory": self.limits.memory})
+                for _ in asks:
+                    answers.append(wire.receive(ours, seconds + 2))
             except TimeoutError:
                 late = True
             except (wire.WireError, OSError):
@@ -271,9 +296,7 @@ class Judge:
             (status,) = struct.unpack(">i", jail.recv(4, socket.MSG_WAITALL))
         except (OSError, struct.error):
             raise NoWorker("The jail of a submission is gone.") from None
-        if late:
-            return f"stopped after {self.limits.seconds:.0f} seconds: an endless loop?"
-        return answer if isinstance(answer, dict) else _ending(status)
+        return answers, f"stopped after {seconds:.0f} seconds: an endless loop?" if late else _ending(status)
 
 
 def _environment(folder: str) -> dict[str, str]:
@@ -293,6 +316,14 @@ def _question(trial: Trial) -> dict:
     return {k: plain[k] for k in ("inputs", "grads", "build", "state", "dtype", "strided")}
 
 
+def _read(answer: object) -> tuple[list[Reply], str]:
+    """The replies, or the error, that a process answered with; it may have answered anything."""
+    try:
+        return [_reply(reply) for reply in answer.get("replies", ())], str(answer.get("error", ""))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return [], "an answer to the judge that is none"
+
+
 def _reply(plain: dict) -> Reply:
     arrays = {str(k): v for k, v in plain["arrays"].items() if isinstance(v, np.ndarray)}
     failure, text, changed = plain["failure"], plain["text"], plain["changed"]
@@ -301,9 +332,10 @@ def _reply(plain: dict) -> Reply:
     return Reply(arrays, failure, str(text)[:2_000], tuple(str(name)[:100] for name in changed))
 
 
-def _stop(question: Question, title: str, why: str) -> Verdict:
+def _stop(question: Question, why: str) -> Verdict:
+    title = exercises()[question.id].title if question.id in exercises() else "no exercise"
     why = why.replace("\n", "\n      ")
-    return Verdict(False, (f"[{question.id}] ✗ {title or question.id}", f"      {why}"))
+    return Verdict(False, (f"[{question.id}] ✗ {title}", f"      {why}"))
 
 
 def _ending(status: int) -> str:

@@ -1,8 +1,8 @@
-"""The worker: a process with torch loaded, which never held a reference, forks one process per exercise.
+"""The worker: a process with torch loaded, which never held a reference, forks those that run answers.
 
 judge -> nursery (``main``): a socket for a new jail. judge -> warden (the first process of a jail): a socket
-for the next exercise, or the wish to end it. judge <-> pupil (runs the student's code): one job, one answer.
-What a pupil sends is arrays and words, which the judge weighs.
+for the next pupil, or the wish to end it. judge <-> pupil (runs the student's code): one job, an answer for
+each exercise in it. What a pupil sends is arrays and words, which the judge weighs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import struct
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from types import ModuleType
 
 from autograde_tests.judge.jail import Jail, NoSandbox
@@ -121,7 +122,8 @@ def _learn(jail: Jail, judge: socket.socket) -> None:
         tempfile.tempdir = None
         job = wire.receive(judge)
         jail.lower(job["seconds"], job["memory"])
-        wire.send(judge, _answer(job))
+        for answer in _answers(job):
+            wire.send(judge, answer)
         status = 0
     finally:
         os._exit(status)
@@ -130,44 +132,48 @@ def _learn(jail: Jail, judge: socket.socket) -> None:
 # --- the pupil ---------------------------------------------------------------------------------------------
 
 
-def _answer(job: dict) -> dict:
-    """Run the cells and put the trials: {"replies": ...}, or {"error": text} where the answer did not run."""
-    from autograde_tests import probe
-
-    end = time.monotonic() + job["seconds"]
+def _answers(job: dict) -> Iterator[dict]:
+    """Run the cells and put the trials: {"replies": ...}, or {"error": text} where an answer did not run."""
     FINDER.parts = job["parts"]
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
     main.display = lambda *_, **__: None  # as in a notebook
     stage = sys.modules["autograde_tests"]
     stage.check = stage.verdict = lambda *_, **__: None
-    error = ""
-    with _alarm(job["seconds"]):
-        for number, source in enumerate(job["setup"]):
-            with contextlib.suppress(Exception):  # a line about what is hidden
-                _run(source, f"<setup {number}>", main)
-        for number, source in enumerate(job["cells"]):
+    for number, source in enumerate(job["setup"]):
+        with contextlib.suppress(Exception):  # a line about what is hidden
+            _run(source, f"<setup {number}>", main)
+    for ask in job["asks"]:
+        yield _answer(ask, main, job["seconds"])
+
+
+def _answer(ask: dict, main: ModuleType, seconds: float) -> dict:
+    import torch
+
+    from autograde_tests import probe
+
+    end, error = time.monotonic() + seconds, ""
+    with _alarm(seconds):
+        for source in ask["cells"]:
             try:
                 error = ""
-                _run(source, f"<cell {number}>", main)
+                _run(source, f"<cell {len(linecache.cache)}>", main)
             except probe.Wrong as wrong:
                 return {"replies": [_plain(probe.Reply(failure=wrong.failure, text=str(wrong)))]}
             except _Late:
-                error = f"still ran after {job['seconds']:.0f} seconds: an endless loop?"
+                error = f"still ran after {seconds:.0f} seconds: an endless loop?"
                 break
             except SyntaxError as wrong:
                 line = (wrong.text or "").strip()
                 error = f"SyntaxError: {wrong.msg}" + (f"\nin your line: {line}" if line else "")
             except BaseException as wrong:
                 error = probe.own_line(wrong)
-    if not hasattr(main, job["name"]):
+    if not hasattr(main, ask["name"]):
         return {"error": error[:TEXT]}
     probe.SECONDS = max(1.0, end - time.monotonic())
-    import torch
-
-    trials = [probe.Trial("", **trial) for trial in job["trials"]]
-    answer = getattr(main, job["name"])
-    replies = probe.ask(answer, job["how"], trials, torch.device("cpu"), job["may_use"])
+    trials = [probe.Trial("", **trial) for trial in ask["trials"]]
+    answer = getattr(main, ask["name"])
+    replies = probe.ask(answer, ask["how"], trials, torch.device("cpu"), ask["may_use"])
     return {"replies": [_plain(reply) for reply in replies]}
 
 
