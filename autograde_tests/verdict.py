@@ -128,6 +128,8 @@ def _difference(
         if got is None and name.startswith("grad"):
             what = name.replace("grad", "gradient", 1)
             return f"the values are right, but no {what} arrives: where does the graph end?"
+        if got is None and label[0] == "[" and label.count("[") == 2:
+            return f"{label.rpartition('[')[0].strip('[]')} should have several entries, as a tuple or a list"
         if got is None:
             return (
                 f"return a dictionary with the key {label.strip('[]')}"

@@ -52,6 +52,60 @@ class HoMELevel(nn.Module):
         return mix(weights, self.experts(v))  # (B, G, H)
 
 
+def two_levels(
+    in_width: int,
+    category: Sequence[int],
+    levels: Sequence[Sequence[int]],
+    meta: Sequence[int] | None = None,
+    experts: Sequence[int] | None = None,
+    *,
+    loras: int = 2,
+    rank: int | None = None,
+    feature_gates: tuple[bool, bool] = (True, True),
+    self_gates: bool = True,
+    mask: bool = True,
+) -> tuple[HoMELevel, HoMELevel]:
+    """The levels of a HoME; ``category`` numbers that of each task, from 0 to C - 1.
+
+    Level 1, (B, D) twice -> (B, C + 1, H): ``meta`` experts of each category, then shared ones, and gates in
+    the same order. Level 2 -> (B, T, H): ``experts`` of each task, of each category, then shared ones, and a
+    gate per task. It reads a vector of level 1 for each group of experts, and (B, C, 2H) for the gates, a row
+    per category. One expert each unless given. The other arguments are those of ``HoME``.
+    """
+    tasks, categories, width = len(category), max(category) + 1, levels[0][-1]
+    loras_of = [loras if gated else None for gated in feature_gates]
+    with torch.device("cpu"):  # structure, no weights: also under torch.device("meta")
+        of_task = torch.tensor(category)
+        every = torch.eye(categories + 1, dtype=torch.bool)  # the categories, then what all share
+        task = torch.eye(tasks, dtype=torch.bool)
+    one = HoMELevel(
+        [1] * (categories + 1) if meta is None else meta,
+        levels[0],
+        in_width=in_width,
+        gate_width=in_width,
+        visible=every | every[-1] | every[-1:].T,
+        own=every,
+        loras=loras_of[0],
+        rank=rank,
+        self_gates=self_gates,
+        mask=mask,
+    )
+    two = HoMELevel(
+        [1] * (tasks + categories + 1) if experts is None else experts,
+        levels[1],
+        in_width=width,
+        gate_width=2 * width,
+        visible=torch.cat([task, every[of_task] | every[-1]], dim=1),
+        own=torch.cat([task, torch.zeros_like(every[of_task])], dim=1),
+        reads=of_task,
+        loras=loras_of[1],
+        rank=rank,
+        self_gates=self_gates,
+        mask=mask,
+    )
+    return one, two
+
+
 class HoME(nn.Module):
     """Experts by category first, then by task; a gate for each one's features.   x (B, D) -> logits (B, T)
 
@@ -112,38 +166,14 @@ class HoME(nn.Module):
         experts = [*own, *local, shared_experts]
         _check(meta, experts, groups, names)
         self.categories = tuple(names)
-        # indices and masks, on the CPU also under torch.device("meta")
-        with torch.device("cpu"):
-            category = torch.tensor([names.index(name) for name in groups])  # (T,)
-            every = torch.eye(len(names) + 1, dtype=torch.bool)  # the categories, then what all share
-            task = torch.eye(tasks, dtype=torch.bool)
-            reads = torch.cat([category, torch.arange(len(names) + 1)])[torch.tensor(experts) > 0]
-        self.category = tuple(category.tolist())  # of each task, an index of ``categories``
-        self.register_buffer("reads", reads, persistent=False)  # which vector of level 1 a group reads
-        options = {"rank": rank, "self_gates": self_gates, "mask": mask}
-        loras_of = [loras if gated else None for gated in feature_gates]
-        level_1 = HoMELevel(
-            meta,  # of the categories, then shared ones; gates in the same order
-            levels[0],
-            in_width=in_width,
-            gate_width=in_width,
-            visible=every | every[-1] | every[-1:].T,
-            own=every,
-            loras=loras_of[0],
-            **options,
-        )
-        level_2 = HoMELevel(
-            experts,  # of the tasks, then of the categories, then shared ones; a gate per task
-            levels[1],
-            in_width=levels[0][-1],
-            gate_width=2 * levels[0][-1],
-            visible=torch.cat([task, every[category] | every[-1]], dim=1),
-            own=torch.cat([task, torch.zeros_like(every[category])], dim=1),
-            loras=loras_of[1],
-            reads=category,
-            **options,
-        )
-        self.levels = nn.ModuleList([level_1, level_2])
+        category = [names.index(name) for name in groups]
+        reads = [*category, *range(len(names) + 1)]  # which vector of level 1 a group of experts reads
+        reads = [row for row, n in zip(reads, experts, strict=True) if n]
+        self.category = tuple(category)  # of each task, an index of ``categories``
+        self.register_buffer("reads", torch.tensor(reads, device="cpu"), persistent=False)
+        parts = {"loras": loras, "rank": rank, "self_gates": self_gates, "mask": mask}
+        two = two_levels(in_width, category, levels, meta, experts, feature_gates=feature_gates, **parts)
+        self.levels = nn.ModuleList(two)
         self.towers = Towers(levels[1][-1], tasks, tower)
 
     def forward(self, x: Tensor) -> Tensor:

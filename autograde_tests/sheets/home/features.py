@@ -146,6 +146,8 @@ FEATURE_GATE = Exercise(
         "the factors themselves are returned: nothing is multiplied with x. What do the experts want to read?": _with(
             end=lambda x, m: m
         ),
+        "the factors themselves are returned, and the 2 is missing. What do the experts want to read, and what is "
+        "2 sigmoid(0)?": _with(factor=lambda z: z.sigmoid(), end=lambda x, m: m),
         "the factors are added to x. What does a gate do with its input in Eq. 10?": _with(
             end=lambda x, m: x + m
         ),

@@ -119,6 +119,9 @@ LEVEL = Exercise(
         "the feature gates read `given`, the input of the gates. Whose features do they weigh?": _with(
             v=lambda self, x, given: self.feature_gates(given)
         ),
+        "x is multiplied with factors that were made from `given`. Whose features do they weigh?": _with(
+            v=lambda self, x, given: x * self.feature_gates.factors(given)
+        ),
         "the experts read `given`, without feature gates. Which input is theirs?": _with(
             v=lambda self, x, given: given
         ),

@@ -47,6 +47,16 @@ def _columns(groups, own, local, shared):
     )
 
 
+def _blocks(copies):
+    """The matrix with other copies of each owner's column: copies(block (T, owners), n)."""
+
+    def answer(groups, own, local, shared):
+        ones = [_columns(groups, 1, 1, 1)[kind] for kind in range(3)]
+        return torch.cat([copies(b, n) for b, n in zip(ones, (own, local, shared), strict=True)], 1)
+
+    return answer
+
+
 def _order(*places):
     return lambda *sizes: torch.cat([_columns(*sizes)[place] for place in places], 1)
 
@@ -129,6 +139,20 @@ LEVEL_2 = Exercise(
         ),
         "the shared experts stand before those of the categories. In which order does the text put them?": (
             _order(0, 2, 1)
+        ),
+        "the copies of all owners alternate (`repeat`): 0, 1, 2, 0, 1, 2. In which order does the text put the columns?": (
+            _blocks(lambda block, n: block.repeat(1, n))
+        ),
+        "the tasks' experts stand category by category. In which order does the text put the tasks?": (
+            lambda groups, own, local, shared: torch.cat(
+                [
+                    torch.eye(len(groups))[:, sorted(range(len(groups)), key=groups.__getitem__)]
+                    .repeat_interleave(own, 1)
+                    .bool(),
+                    *_columns(groups, own, local, shared)[1:],
+                ],
+                1,
+            )
         ),
         "each category has one column. How many experts has a category?": (
             lambda groups, own, local, shared: level_2(groups, own, min(local, 1), shared)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autograde_tests.exercise import Draw, Exercise, Trial
-from mtlkit import models
+from mtlkit.models.home import two_levels
 
 # --- 4.8 what does the loss of A train? --------------------------------------------------------------------
 
@@ -77,8 +77,7 @@ WHO_IS_TRAINED = Exercise(
 class HoME(nn.Module):
     def __init__(self, D, H, groups):
         super().__init__()
-        made = models.HoME(D, len(groups), groups, levels=[[H], [H]])
-        self.meta, self.task = made.levels
+        self.meta, self.task = two_levels(D, groups, [[H], [H]])
         self.towers = nn.ModuleList(nn.Linear(H, 1) for _ in groups)
         self.groups, self.C = groups, max(groups) + 1
 
@@ -144,7 +143,7 @@ HOME_MODEL = Exercise(
     reference=HoME,
     shape="(B, T)",
     grads=["x"],
-    may_use=["mtlkit.models.home.HoME.__init__", "mtlkit.models.home.HoMELevel.", "mtlkit.layers."],
+    may_use=["mtlkit.models.home.two_levels", "mtlkit.models.home.HoMELevel", "mtlkit.layers."],
     example=Trial(
         "three users, tasks long_view, complete_view, like; every expert gives the same number (worked by hand)",
         {"x": np.array([[1, 0], [2, 0], [3, 0]], np.float32)},
@@ -237,6 +236,9 @@ HOME_MODEL = Exercise(
         ),
         "a softmax lies between the levels. What stands between them in Eq. 7?": _with(
             z=lambda self, x: self.meta(x, x).softmax(2)
+        ),
+        "the features for level 1 are gated twice: before it, and in it. What does `self.meta` do with x?": _with(
+            z=lambda self, x: self.meta(self.meta.feature_gates(x), x)
         ),
         # what the gates read
         "the gates of level 1 read what the feature gates made. Which input do they have in Eq. 6?": _with(

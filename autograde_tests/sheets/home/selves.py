@@ -92,6 +92,9 @@ SELF_GATE = Exercise(
         "several experts have a sigmoid each. When does the text take a softmax?": _with(
             weights=lambda z: z.sigmoid()
         ),
+        "the number of users decides between sigmoid and softmax. The number of what should?": (
+            lambda x, W, h, m: m + _own((x @ W.T).sigmoid() if len(h) == 1 else (x @ W.T).softmax(1), h)
+        ),
         "sigmoid and softmax have changed places. Which one is for a single expert?": _with(
             weights=lambda z: z.softmax(1) if z.shape[1] == 1 else z.sigmoid()
         ),

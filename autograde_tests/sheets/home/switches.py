@@ -41,6 +41,10 @@ def _last_part(name):
     return switches("w/o " + name.split("w/o ")[-1].split("-")[-1] if "w/o" in name else name)
 
 
+def _uncut(name):
+    return switches("HoME w/o " + "-".join(["", *name.split("-")[1:]]))
+
+
 def _whole(name):
     """Combinations are not taken apart."""
     return switches(name) if "-" not in name else switches("HoME")
@@ -94,6 +98,8 @@ SWITCHES = Exercise(
         ),
         "only the first part of a combination counts. How many parts has fg-sg-mask?": _first_part,
         "only the last part of a combination counts. How many parts has fg-sg-mask?": _last_part,
+        'the name is cut at each "-", but "HoME w/o" still stands before the first part. Which text is the first '
+        "part?": _uncut,
         "a combination takes nothing away. What stands between its parts?": _whole,
     },
     also_right=[
