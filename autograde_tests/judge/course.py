@@ -47,9 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What one may type after `class`."""
     parser.description = "Grade what a class handed in for assignments, into nbgrader's gradebook."
     parser.add_argument("assignments", nargs="+", metavar="ASSIGNMENT")
-    parser.add_argument(
-        "--course", type=Path, default=Path(), help="folder of nbgrader_config.py (default: .)"
-    )
+    parser.add_argument("--course", type=Path, default=Path(), help="the folder with nbgrader_config.py")
     parser.add_argument("--student", action="append", default=[], help="only this one; may be given again")
     parser.add_argument("--force", action="store_true", help="grade again what has not changed")
     parser.add_argument("--jobs", type=int, default=0, help="submissions at a time (default: one per core)")
