@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mtlkit.parallel import gather, place
+from mtlkit.parallel import first_does, gather, place
 
 _FACTS = "mtlkit"  # the one entry of a file's metadata
 
@@ -77,23 +77,14 @@ class Checkpoint:
             random["cuda"] = torch.cuda.get_rng_state(where)
         own = {f"own.{name}": gather(x.unsqueeze(0)) for name, x in sums.items()}
         own |= {f"random.{name}": gather(x.unsqueeze(0).to(where)) for name, x in random.items()}
-        if place()[0]:
-            return
         tensors = {f"model.{name}": x for name, x in model.state_dict().items()} | own
         tensors |= {f"best.{name}": x for name, x in (best or {}).items()}
         states = optimizer.state_dict()
         for number, state in states["state"].items():
             tensors |= {f"optimizer.{number}.{name}": x for name, x in state.items()}
-        write(
-            self.path,
-            tensors,
-            {
-                "settings": self.settings,
-                "groups": states["param_groups"],
-                "cycle": cycle.state_dict() if cycle else None,
-                "run": facts,
-            },
-        )
+        facts = {"settings": self.settings, "groups": states["param_groups"], "run": facts}
+        facts["cycle"] = cycle.state_dict() if cycle else None
+        first_does(lambda: write(self.path, tensors, facts))  # a full disk stops all
 
     def load(
         self,
@@ -128,7 +119,9 @@ class Checkpoint:
         rank = place()[0]
         for name, x in sums.items():
             x.copy_(parts["own"][name][rank])
-        torch.set_rng_state(parts["random"]["cpu"][rank])
-        if "cuda" in parts["random"]:
-            torch.cuda.set_rng_state(parts["random"]["cuda"][rank])
+        # torch 2.13 crashes on a state that is a view into a larger tensor
+        random = {name: x[rank].clone() for name, x in parts["random"].items()}
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"])
         return parts.get("best"), facts["run"]

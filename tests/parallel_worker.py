@@ -67,7 +67,33 @@ def results(folder: Path) -> dict:
     found["stream"] = training.fit(model, stream, epochs=3, batch_size=64, lr=1e-2, progress=False).to_dict(
         "list"
     )
+    found["whole"], found["resumed"] = resumed(table, folder / f"{place()[1]}.safetensors")
     return found
+
+
+def resumed(table: data.Table, file: Path) -> tuple[dict, dict]:
+    """Histories of a run with dropout, and of one that stopped in its second epoch and went on."""
+    options = {"epochs": 3, "batch_size": 101, "lr": 1e-2, "progress": False, "checkpoint_steps": 7}
+
+    def run(**more: object) -> dict:
+        model = models.Recommender(table, models.MMoE, dropout=0.2, experts=2, expert=[8])
+        more and model.register_forward_pre_hook(more.pop("hook", lambda *_: None))
+        return training.fit(model, table, **options, **more).drop(columns="seconds").to_dict("list")
+
+    steps = 0
+
+    def stop(model: torch.nn.Module, _: object) -> None:
+        nonlocal steps
+        steps += model.training
+        if steps > 40:  # of 26 an epoch
+            raise KeyboardInterrupt
+
+    whole = run()
+    try:
+        run(checkpoint=file, hook=stop)
+    except KeyboardInterrupt:
+        pass
+    return whole, run(checkpoint=file)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,14 @@ def test_each_row_of_a_stream_goes_to_one_process(both):
     assert loss[-1] < loss[0] and loss[-1] == pytest.approx(one["stream"]["validation/loss"][-1], rel=0.1)
 
 
+@pytest.mark.heavy
+def test_several_processes_go_on_to_the_same_end(both):
+    for found in both:
+        assert found["resumed"] == found["whole"]
+    one, two = (found["whole"]["train/loss/click"] for found in both)
+    assert one != two  # each process drops other inputs
+
+
 def test_one_process_is_left_alone():
     x, model = torch.arange(6.0), nn.BatchNorm1d(2)
     assert place() == (0, 1) and share(6) == slice(0, 6)

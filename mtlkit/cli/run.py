@@ -71,6 +71,8 @@ class Run:
                     raise ValueError(
                         f"{self.folder} holds another run ({other}); give another --out, or --overwrite."
                     )
+            for left in self.folder.glob("*.tmp"):  # of a write that a kill cut off
+                left.unlink()
             if self.result_file.exists():
                 raise ValueError(
                     f"{self.folder} holds this run, finished; give another --out, or --overwrite."
