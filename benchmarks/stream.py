@@ -114,7 +114,7 @@ def report(folder: Path, rows: int, some: int, repeats: int) -> None:
     table.append(cells("streamed", measured(folder / "all", "stream")))
     header = [
         "",
-        "training rows",
+        "rows, in whole batches",
         "rows per second",
         "per processor second",
         "fitting the encoder",
