@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import itertools
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from model_cases import CASES, Weights, home, shaken
 from torch import nn
 from torch.nn import functional as F
 
-from mtlkit import diagnosis
+from mtlkit import diagnosis, plots
 from mtlkit.data import relatedness
 from mtlkit.layers import ExpertNorm, Experts, FeatureGates, Gates, SelfGates
 from mtlkit.models import CGC, PLE, AdaTT, HoME, MMoE, Recommender
@@ -417,3 +418,17 @@ def test_lists_of_the_caller_stay_as_they_were():
     groups, own, levels = [0, 1, 0], [1, 0, 2], [[4], [4]]
     HoME(D, 3, groups, task_experts=own, levels=levels)
     assert groups == [0, 1, 0] and own == [1, 0, 2] and levels == [[4], [4]]
+
+
+# --- the picture of the feature gates ---------------------------------------------------------------
+
+
+def test_the_heat_map_labels_groups_and_fields_and_is_white_at_1():
+    factors = torch.tensor([[1.0, 1.5, 0.8, 1.0], [0.4, 1.0, 1.0, 1.2]])
+    ax = plots.feature_gates(factors, ["watch", "shared"], ["user", "user", "user", "length"])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["watch", "shared"]
+    assert [(t.get_text(), t.get_position()[0]) for t in ax.get_xticklabels()] == [("user", 1), ("length", 3)]
+    (image,) = ax.images
+    assert image.get_clim() == pytest.approx((0.4, 1.6))  # as far down as up: the middle colour is 1
+    torch.testing.assert_close(torch.as_tensor(image.get_array().filled()), factors)
+    plt.close(ax.figure)

@@ -12,7 +12,14 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = sorted(path.stem for path in ROOT.glob("notebooks/*/*.ipynb"))
 # of Run All on two quiet cores
-SECONDS = {"00_start": 30, "01_shared_bottom": 90, "02_mmoe": 90, "03_ple": 90, "05_capstone": 180}
+SECONDS = {
+    "00_start": 30,
+    "01_shared_bottom": 90,
+    "02_mmoe": 90,
+    "03_ple": 90,
+    "04_home": 180,
+    "05_capstone": 180,
+}
 
 
 def _is_check(cell) -> bool:

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 import nbformat
 from nbformat import NotebookNode
 
-from tools import sample_capstone, sample_ple
+from tools import sample_capstone, sample_home, sample_ple
 
-ASSIGNMENTS = ("00_start", "01_shared_bottom", "02_mmoe", "03_ple", "05_capstone")
+ASSIGNMENTS = ("00_start", "01_shared_bottom", "02_mmoe", "03_ple", "04_home", "05_capstone")
 ALL = (
     *("0.1", "0.2"),
     *("1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7", "1.8", "1.9", "1.10"),
     *("2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8"),
     *("3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "3.7", "3.8", "3.9"),
+    *("4.1", "4.2", "4.3", "4.4", "4.5", "4.6", "4.7", "4.8", "4.9", "4.10"),
     *("5.2", "5.3", "5.4", "5.5"),
 )
 
@@ -373,7 +374,7 @@ CLASS = (
     Student(
         "other_ways",
         "everything right in another way",
-        OTHER_WAYS | sample_ple.OTHER_WAYS | sample_capstone.OTHER_WAYS,
+        OTHER_WAYS | sample_ple.OTHER_WAYS | sample_home.OTHER_WAYS | sample_capstone.OTHER_WAYS,
     ),
     Student(
         "sums",
@@ -401,6 +402,13 @@ CLASS = (
         "mixes up whom a gate sees and what a level reads",
         sample_ple.WRONG,
         tuple(sample_ple.WRONG),
+        named=True,
+    ),
+    Student(
+        "home",
+        "norms, gates and inputs as public code has them",
+        sample_home.WRONG,
+        tuple(sample_home.WRONG),
         named=True,
     ),
     Student(
