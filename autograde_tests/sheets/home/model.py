@@ -182,6 +182,7 @@ HOME_MODEL = Exercise(
     ),
     draw=_draw,
     sizes={"random sizes": {}, "two tasks": {"T": 2}, "one task": {"T": 1}},
+    real_valued=False,  # two levels are slow to build; float64 and strides are the parts' own affair
     mistakes={
         # what the experts of level 2 read
         "all experts of level 2 read x again. What did level 1 make?": _with(
