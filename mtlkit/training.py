@@ -116,15 +116,14 @@ def fit(
             raise ValueError(f"fit: {name} must be at least 1, got {value!r}.")
     if schedule not in (None, "one_cycle"):
         raise ValueError(f"fit: schedule must be None or 'one_cycle', got {schedule!r}.")
-    where, (rank, processes) = pick_device(device), place()
+    where, rank = pick_device(device), place()[0]
     keep_freed_memory()
     source = TableSource(table, model, where) if isinstance(table, Table) else table
     source.check(model)
     held_out = source.part("validation")
     _check_monitor(monitor, held_out.labels)
-    tasks, kinds = source.tasks, [source.kinds[task] for task in source.tasks]
     weights = task_weights if isinstance(task_weights, TaskWeights) else TaskWeights(task_weights or {})
-    weights.at(tasks, 0, 0)  # refuses a wrong name before the training
+    weights.at(source.tasks, 0, 0)  # refuses a wrong name before the training
     model.to(where)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     steps = source.steps(batch_size)
@@ -134,28 +133,14 @@ def fit(
     keeper = None
     if checkpoint is not None:
         settings = counts | {"lr": lr, "weight_decay": weight_decay, "schedule": schedule, "seed": seed}
-        settings |= {"weights": asdict(weights), "monitor": monitor, "steps": steps, "tasks": tasks}
+        settings |= {"weights": asdict(weights), "monitor": monitor, "steps": steps, "tasks": source.tasks}
         keeper = Checkpoint(checkpoint, checkpoint_steps, settings)
-    held_out_labels = torch.from_numpy(held_out.labels.label_matrix()).to(where)
-    # of the epoch: the losses of all observed labels, and how many there were
-    sums = {
-        "loss": torch.zeros(len(kinds), device=where),
-        "seen": torch.zeros(len(kinds), device=where, dtype=torch.long),
-    }
-    run, best_state, omega = _Run(), None, None
+    trainer = _Trainer(model, source, weights, optimizer, cycle, keeper)
     try:
         with torch.random.fork_rng():
             # dropout and sampled connections; each process drops other outputs
             torch.manual_seed(seed + rank if model.dropout.p else seed)
-            if keeper and (kept := keeper.load(model, optimizer, cycle, sums)):
-                best_state, run = kept[0], _Run(**kept[1])
-            start = time.perf_counter() - run.seconds
-
-            def keep() -> None:
-                run.seconds = time.perf_counter() - start
-                keeper.save(model, optimizer, cycle, best_state, sums, asdict(run))
-
-            net = together(model)
+            run = trainer.begin()
             bar = tqdm(
                 total=epochs * steps,
                 initial=(run.epoch - 1) * steps + run.done,
@@ -165,62 +150,119 @@ def fit(
             )
             with bar:
                 while not run.ended:
-                    model.train()
-                    batches = islice(source.epoch(run.epoch, batch_size, seed), run.done, None)
-                    for rows in batches:
-                        rows = rows.to(where)
-                        step = (run.epoch - 1) * steps + run.done
-                        seen = (~rows.labels.isnan()).sum(dim=0)  # (T,)
-                        losses = task_losses(net(rows.ids, rows.dense), rows.labels, kinds)
-                        sums["loss"] += losses.detach() * seen
-                        sums["seen"] += seen
-                        if processes > 1:  # the mean over all processes' labels; DDP averages the gradients
-                            losses = losses * (seen * processes / add_up(seen.clone()).clamp(min=1))
-                        optimizer.zero_grad()
-                        if weights.unit == "step" or omega is None or not run.done:
-                            omega = losses.new_tensor(weights.at(tasks, run.epoch - 1, step))  # (T,)
-                        # PLE paper Eq. 8: L = sum_k omega_k L_k
-                        ((omega * losses).sum() + model.penalty()).backward()
-                        optimizer.step()
-                        if cycle:
-                            cycle.step()
-                        run.done += 1
-                        bar.update()
-                        if keeper and keeper.every and run.done % keeper.every == 0:
-                            keep()
-                    line = {"epoch": run.epoch, "step": run.epoch * steps}
-                    line["seconds"] = time.perf_counter() - start
-                    mean = (add_up(sums["loss"]) / add_up(sums["seen"])).tolist()
-                    _check_finite(mean, tasks, run.epoch, lr)
-                    line |= {f"train/loss/{t}": v for t, v in zip(tasks, mean, strict=True)}
-                    average_buffers(model)
-                    logits = gather(_logits(model, held_out.batches(max(batch_size, 8192)), where))
-                    losses = task_losses(logits, held_out_labels, kinds).tolist()
-                    _check_finite(losses, tasks, run.epoch, lr)
+                    mean = trainer.epoch(batch_size, seed, bar)
+                    line = {"epoch": run.epoch, "step": run.epoch * steps, "seconds": run.seconds}
+                    _check_finite(mean, source.tasks, run.epoch, lr)
+                    line |= {f"train/loss/{t}": v for t, v in zip(source.tasks, mean, strict=True)}
+                    logits, losses = trainer.validate(held_out, max(batch_size, 8192))
+                    _check_finite(losses, source.tasks, run.epoch, lr)
                     line |= _validation_figures(held_out.labels, logits, losses)
-                    run.history.append(line)
-                    value = line[f"validation/{monitor}"]
-                    bar.set_postfix_str(f"epoch {run.epoch}, validation {monitor} {value:.4f}")
-                    score = -value if monitor.startswith("auc/") else value
-                    if score < run.best:
-                        run.best, run.best_epoch = score, run.epoch
-                        best_state = copy.deepcopy(model.state_dict())
-                    late = patience is not None and run.epoch - run.best_epoch >= patience
-                    run.ended = late or run.epoch == epochs
-                    run.epoch, run.done = run.epoch + 1, 0
-                    for part in sums.values():
-                        part.zero_()
-                    if keeper:
-                        keep()
+                    bar.set_postfix_str(
+                        f"epoch {run.epoch}, validation {monitor} {line[f'validation/{monitor}']:.4f}"
+                    )
+                    trainer.end_epoch(line, monitor, epochs, patience)
                     if each_epoch and rank == 0:
                         each_epoch(pd.DataFrame(run.history))
     finally:
-        if best_state is not None:
-            model.load_state_dict(best_state)
+        if trainer.best is not None:
+            model.load_state_dict(trainer.best)
         model.eval()
     frame = pd.DataFrame(run.history)
     frame.attrs["best_epoch"] = run.best_epoch
     return frame
+
+
+class _Trainer:
+    """One call of ``fit``: the model, all that moves beside it, and how far it is."""
+
+    def __init__(
+        self,
+        model: Recommender,
+        source: Source,
+        weights: TaskWeights,
+        optimizer: torch.optim.Optimizer,
+        cycle: torch.optim.lr_scheduler.LRScheduler | None,
+        keeper: Checkpoint | None,
+    ) -> None:
+        self.model, self.source, self.weights = model, source, weights
+        self.optimizer, self.cycle, self.keeper = optimizer, cycle, keeper
+        self.kinds = [source.kinds[task] for task in source.tasks]
+        self.where, self.processes = next(model.parameters()).device, place()[1]
+        self.run, self.best = _Run(), None  # the best weights
+        # of the epoch: the losses of all observed labels, and how many there were
+        self.sums = {
+            "loss": torch.zeros(len(self.kinds), device=self.where),
+            "seen": torch.zeros(len(self.kinds), device=self.where, dtype=torch.long),
+        }
+
+    def begin(self) -> _Run:
+        """Go on from the checkpoint, where there is one."""
+        moving = (self.model, self.optimizer, self.cycle)
+        if self.keeper and (kept := self.keeper.load(*moving, self.sums)):
+            self.best, self.run = kept[0], _Run(**kept[1])
+        self.net, self.omega = together(self.model), None
+        self.start = time.perf_counter() - self.run.seconds
+        return self.run
+
+    def keep(self) -> None:
+        """Write the checkpoint."""
+        self.run.seconds = time.perf_counter() - self.start
+        moving = (self.model, self.optimizer, self.cycle)
+        self.keeper.save(*moving, self.best, self.sums, asdict(self.run))
+
+    def epoch(self, batch_size: int, seed: int, bar: tqdm) -> list[float]:
+        """Train an epoch, or what is left of it.   -> mean loss of each task over its observed labels"""
+        run, steps = self.run, self.source.steps(batch_size)
+        self.model.train()
+        for rows in islice(self.source.epoch(run.epoch, batch_size, seed), run.done, None):
+            if self.weights.unit == "step" or self.omega is None or not run.done:
+                now = self.weights.at(self.source.tasks, run.epoch - 1, (run.epoch - 1) * steps + run.done)
+                self.omega = torch.tensor(now, device=self.where)  # (T,)
+            self.step(rows.to(self.where))
+            run.done += 1
+            bar.update()
+            if self.keeper and self.keeper.every and run.done % self.keeper.every == 0:
+                self.keep()
+        run.seconds = time.perf_counter() - self.start
+        average_buffers(self.model)
+        return (add_up(self.sums["loss"]) / add_up(self.sums["seen"])).tolist()
+
+    def step(self, rows: Rows) -> None:
+        """One step of the optimizer."""
+        seen = (~rows.labels.isnan()).sum(dim=0)  # (T,)
+        losses = task_losses(self.net(rows.ids, rows.dense), rows.labels, self.kinds)  # (T,)
+        self.sums["loss"] += losses.detach() * seen
+        self.sums["seen"] += seen
+        if self.processes > 1:  # the mean over all processes' labels; DDP averages the gradients
+            losses = losses * (seen * self.processes / add_up(seen.clone()).clamp(min=1))
+        self.optimizer.zero_grad()
+        # PLE paper Eq. 8: L = sum_k omega_k L_k
+        ((self.omega * losses).sum() + self.model.penalty()).backward()
+        self.optimizer.step()
+        if self.cycle:
+            self.cycle.step()
+
+    def validate(self, held_out: Part, batch_size: int) -> tuple[Tensor, list[float]]:
+        """Logits (N, T) of all processes' rows, and the loss of each task."""
+        logits = gather(_logits(self.model, held_out.batches(batch_size), self.where))
+        labels = torch.from_numpy(held_out.labels.label_matrix()).to(self.where)
+        return logits, task_losses(logits, labels, self.kinds).tolist()
+
+    def end_epoch(self, line: dict[str, float], monitor: str, epochs: int, patience: int | None) -> None:
+        """Note its figures; keep the weights if they are the best; decide whether it was the last."""
+        run, value = self.run, line[f"validation/{monitor}"]
+        run.history.append(line)
+        score = -value if monitor.startswith("auc/") else value
+        if score < run.best:
+            run.best, run.best_epoch = score, run.epoch
+            self.best = copy.deepcopy(self.model.state_dict())
+        late = patience is not None and run.epoch - run.best_epoch >= patience
+        run.ended = late or run.epoch == epochs
+        run.epoch, run.done = run.epoch + 1, 0
+        for part in self.sums.values():
+            part.zero_()
+        if self.keeper:
+            self.keep()
 
 
 def _check_monitor(monitor: str, held_out: Table) -> None:
