@@ -84,8 +84,8 @@ HOME_EXPERTS = Exercise(
             "out": _swish(
                 np.array(
                     [
-                        [[-2 / np.sqrt(1 + EPS)], [1 + 1 / np.sqrt(1 + EPS / 1e4)]],
-                        [[2 / np.sqrt(1 + EPS)], [1 - 1 / np.sqrt(1 + EPS / 1e4)]],
+                        [[-2 / np.sqrt(1 + EPS)], [2]],
+                        [[2 / np.sqrt(1 + EPS)], [0]],
                     ]
                 )
             )
