@@ -130,7 +130,8 @@ def _next(self, c):
 
 def _draw(rng, B=None, T=None):
     B, T = B or int(rng.integers(14, 20)), T or int(rng.integers(4, 6))
-    groups = [1, 0, 0, *(int(c) for c in rng.integers(0, 2, size=max(T - 3, 0)))][:T]
+    # three categories: with two, a wrong order of the vectors can be another wrong order
+    groups = [1, 0, 2, *(int(c) for c in rng.integers(0, 3, size=max(T - 3, 0)))][:T]
     groups = groups if T > 1 else [0]
     D = 2 * int(rng.integers(3, 5))  # D = H: a part that reads x is a wrong number, not a crash
     return Draw({"x": rng.normal(size=(B, D)).astype(np.float32)}, build={"D": D, "H": D, "groups": groups})
