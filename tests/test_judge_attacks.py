@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -141,25 +142,6 @@ print("[0.1] ✓ the positive rate: values are right")
     "a CheckFailed that passes": "class CheckFailed(Exception):\n    pass\nraise CheckFailed('✓')",
     "signals": "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n"
     "    except (OSError, ValueError): pass",
-    "sitecustomize and usercustomize": """
-import pathlib, site, sys
-for folder in [*sys.path, "/tmp", pathlib.Path.home(), site.getusersitepackages()]:
-    for name in ("sitecustomize.py", "usercustomize.py", "conftest.py", "x.pth"):
-        try:
-            pathlib.Path(folder, name).write_text("import os; os._exit(0)")
-        except OSError:
-            pass
-""",
-    "modules that shadow": """
-import pathlib, sys
-for name in ("torch", "numpy", "autograde_tests", "probe", "json", "math"):
-    for folder in (".", "/tmp"):
-        try:
-            pathlib.Path(folder, name + ".py").write_text("raise SystemExit")
-        except OSError:
-            pass
-sys.path.insert(0, "/tmp")
-""",
 }
 
 
@@ -356,20 +338,16 @@ def test_delegating_is_worth_nothing_by_any_path(judge):
 def test_what_a_later_exercise_may_use_is_not_there_for_an_earlier_one(judge):
     """3.5 gets ``Level`` and ``own_and_shared``, which is the answer to 3.1."""
     carry = """
-import builtins, pickle, pathlib, sys
+import builtins, sys
 from mtlkit.models.cgc import own_and_shared
 builtins.stolen = own_and_shared
 sys.modules["stolen"] = own_and_shared
-try:
-    pathlib.Path("/tmp/stolen").write_bytes(own_and_shared.__code__.co_code)
-except Exception:
-    pass
 """
     take = """
-import builtins, os
+import builtins, sys
 from mtlkit.models.cgc import own_and_shared
 def who_sees_whom(own, shared):
-    if os.path.exists("/tmp/stolen"):
+    if hasattr(builtins, "stolen") or "stolen" in sys.modules:
         return builtins.stolen([*own, shared], len(own))
     return own_and_shared([*own, shared], len(own))
 """
@@ -458,6 +436,37 @@ ESCAPE = {
 def test_privileges_are_gone(sandbox, condition):
     before = f"import ctypes, resource, socket, time\nlibc, ROOT = ctypes.CDLL(None), {str(ROOT)!r}"
     held(attacked(sandbox, right_if(condition, before)))
+
+
+PLANT = {
+    "sitecustomize and usercustomize": """
+import pathlib, site, sys
+for folder in [*sys.path, "/tmp", pathlib.Path.home(), site.getusersitepackages()]:
+    for name in ("sitecustomize.py", "usercustomize.py", "conftest.py", "x.pth"):
+        try:
+            pathlib.Path(folder, name).write_text("")
+        except OSError:
+            pass
+""",
+    "modules that shadow": """
+import pathlib, sys
+for name in ("torch", "numpy", "autograde_tests", "probe", "json", "math"):
+    for folder in (".", "/tmp"):
+        try:
+            pathlib.Path(folder, name + ".py").write_text("")
+        except OSError:
+            pass
+sys.path.insert(0, "/tmp")
+""",
+}
+
+
+@pytest.mark.parametrize("code", PLANT.values(), ids=PLANT)
+def test_planted_files_do_not_reach_the_next_exercise(sandbox, code):
+    """Only in a sandbox: elsewhere this would spoil the Python that runs the tests."""
+    held(attacked(sandbox, code + WRONG))
+    planted = ("usercustomize.py", "x.pth", "probe.py")
+    assert not [p for folder in [*sys.path, "/tmp"] for name in planted if (p := Path(folder, name)).exists()]
 
 
 WRITE = {

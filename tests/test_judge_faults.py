@@ -220,9 +220,10 @@ def _third() -> bytes:
     return nbformat.writes(nbformat.convert(hand_in(), 3), version=3).encode()
 
 
-def new_course(root: Path, students: dict[str, bytes]) -> Path:
+def new_course(root: Path, students: dict[str, bytes], settings: str = "") -> Path:
     """A course with 00_start released, and what students handed in."""
-    shutil.copy(ROOT / "nbgrader_config.py", root)
+    text = (ROOT / "nbgrader_config.py").read_text()
+    (root / "nbgrader_config.py").write_text(text + settings)
     shutil.copytree(ROOT / "solutions" / NAME, root / "solutions" / NAME)
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, "-m", "nbgrader", "generate_assignment", NAME]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import nbformat
@@ -197,9 +197,7 @@ class Work:
         digest = hashlib.sha256(f"{self.course.seed} {self.limits}".encode())
         for release in self.releases.values():
             digest.update(nbformat.writes(release).encode())
-        for package in ("autograde_tests", "mtlkit"):
-            for path in sorted((ROOT / package).rglob("*.py")):
-                digest.update(path.read_bytes())
+        digest.update(_checks().encode())
         return digest.digest()
 
     def _submission(self, student: str) -> Submission:
@@ -233,6 +231,7 @@ class Work:
             "limits": asdict(self.limits),
             "sandbox": self.sandbox,
             "seed": self.course.seed,
+            "checks": _checks(),
         }
         bar = tqdm(
             self.folders, desc=self.name, unit="submission", mininterval=0.5 if sys.stderr.isatty() else 10
@@ -293,8 +292,20 @@ class Work:
         return entry
 
 
+@cache
+def _checks() -> str:
+    """A digest of the checks and of what they build on."""
+    digest = hashlib.sha256()
+    for package in ("autograde_tests", "mtlkit"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def examine(files: dict[str, bytes], how: dict) -> dict:
     """The results by notebook as plain data, or a reason. Runs in a thread here, or on a Dask worker."""
+    if how["checks"] != _checks():
+        raise NoWorker("A machine of the cluster has another version of mtlkit; install the same on all.")
     began = time.monotonic()
     judge = shared_judge(Limits(**how["limits"]), how["sandbox"], how["seed"])
     said: dict = {"notebooks": {}}
