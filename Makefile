@@ -47,5 +47,5 @@ docs:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mtlkit needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[course,cli,dev,browser]"
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[course,cli,dev,browser,cluster]"
 	touch $@

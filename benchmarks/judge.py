@@ -4,8 +4,8 @@
 
 Each round grades ``--class-size`` new submissions of notebook 02 with the judge, and ``--plain`` with
 nbgrader's own Execute in one process, then as many in each of two processes (there with the settings that
-make it fastest). The submissions are the sample class's. Training runs and figures are skipped by all. The time
-until a process is ready (imports, the judge's worker) is told apart and is in no other figure.
+make it fastest). The submissions are the sample class's. Training runs and figures are skipped by all. The
+time until a process is ready (imports, the judge's worker) is told apart and is in no other figure.
 """
 
 from __future__ import annotations

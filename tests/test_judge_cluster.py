@@ -19,7 +19,7 @@ from test_judge_faults import NAME, new_course
 
 from autograde_tests import __main__ as cli
 
-STUDENTS = 24
+STUDENTS = 16
 
 
 def free_port() -> int:
