@@ -237,12 +237,12 @@ def started(words, launcher=(sys.executable, "-m", "mtlkit")):
 @pytest.mark.heavy
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
     """kill -9 at two moments, wherever they fall; then the same command once more."""
-    write(tmp_path, log(20_000))
+    write(tmp_path, log(12_000))
     words = ["--data", tmp_path / "log.parquet", "--schema", tmp_path / "schema.toml", "--dropout", 0.1]
-    words += ["--epochs", 12, "--batch-size", 64, "--patience", "never", "--checkpoint-steps", 20, "--quiet"]
+    words += ["--epochs", 10, "--batch-size", 64, "--patience", "never", "--checkpoint-steps", 50, "--quiet"]
     assert train(tmp_path / "whole", *words) == 0
     killed = 0
-    for epochs in (1, 4):
+    for epochs in (1, 3):
         process = started([*words, "--out", tmp_path / "run"])
         file = tmp_path / "run/history.csv"
         while process.poll() is None and not (file.exists() and len(pd.read_csv(file)) >= epochs):
