@@ -1,7 +1,7 @@
 """HoME, its ablations and its baselines: are its illnesses there, do its remedies help, does it win?
 
-    python benchmarks/home.py [--seeds 10] [--sections simulator kuairand experts loras collapse sensitivity]
-                              [--path FOLDER] [--out FILE]
+    python benchmarks/home.py [--seeds 10] [--path FOLDER] [--out FILE]
+                   [--sections simulator kuairand longer experts loras collapse sensitivity]
     python benchmarks/home.py --tune [--seeds 1] [--out FILE]
 
 simulator: all models on the log that `mtlkit.data.short_video` draws; a seed is another log, other starting
@@ -11,6 +11,7 @@ kuairand: the same models on KuaiRand-Pure's eight tasks, AUC and GAUC of the te
 weights and order.
 Both end with the paper's claims (Wang et al., KDD 2025, section 4), each a paired difference over seeds of
 the mean over tasks, and with the three illnesses that `mtlkit.illnesses` finds in the trained models.
+longer: some of the models with more epochs: one setting for all need not be fair to all.
 experts, loras: more experts ("HoME w/o fg", the paper's Table 2) and more LoRAs ("HoME w/o fg2", Table 3).
 collapse: under which conditions a ReLU MMoE collapses, and what HoME's experts do there.
 sensitivity: the simulator with other parameters.
@@ -65,6 +66,7 @@ INPUTS = {"embedding": 7, "dropout": 0.0}
 ON_KUAIRAND = TRAINING | {"lr": 2e-3, "embedding": 8, "dropout": 0.2}
 GRID = [{}, {"lr": 2e-3}, {"lr": 8e-3}, {"epochs": 2}, {"epochs": 5}, {"dropout": 0.1}]
 TUNED = ("SharedBottom", "MMoE", "MMoE*", "PLE*", "HoME")
+LONGER, LONG = ("SharedBottom", "MMoE", "MMoE*", "HoME"), 5
 
 HOME = {
     "meta_shared_experts": 2,
@@ -321,6 +323,30 @@ def kuairand(bench: Bench, seeds: int) -> Iterator[str]:
     yield from comparison(runs, ("auc", "gauc"))
 
 
+def longer(bench: Bench, seeds: int) -> Iterator[str]:
+    """Whether one setting for all favours some: more epochs."""
+    changes = {TRAINING["epochs"]: {}, LONG: {"epochs": LONG}}
+    runs: dict[str, dict[int, list[dict]]] = {name: {n: [] for n in changes} for name in LONGER}
+    for seed in range(seeds):
+        for name in LONGER:
+            for n, change in changes.items():
+                runs[name][n].append(bench.run(name, seed, changes=change))
+    for metric in ("auc_share", "gauc_share"):
+        yield f"\n## Trained longer, {seeds} seeds: {metric}, mean over tasks\n"
+        found = {
+            name: {n: per_seed(lines, metric) for n, lines in several.items()}
+            for name, several in runs.items()
+        }
+        cells = []
+        for name, by in found.items():
+            short, long = by.values()
+            ahead = found["HoME"][LONG] - long
+            last = "" if name == "HoME" else f"{mean_error(ahead, '+')} {verdict(ahead)}"
+            cells.append([name, mean_error(short), mean_error(long), mean_error(long - short, "+"), last])
+        header = [f"{n} epochs" for n in changes]
+        yield from markdown(["model", *header, "difference", f"HoME - it, {LONG} epochs"], cells)
+
+
 def curve(
     bench: Bench, seeds: int, title: str, name: str, steps: dict[str, dict], base: str
 ) -> Iterator[str]:
@@ -433,6 +459,7 @@ def main() -> None:
     sections = {
         "simulator": lambda: simulator(bench, options.seeds),
         "kuairand": lambda: kuairand(bench, options.seeds),
+        "longer": lambda: longer(bench, options.seeds),
         "experts": lambda: experts(bench, options.seeds),
         "loras": lambda: loras(bench, options.seeds),
         "collapse": lambda: collapse(bench, min(options.seeds, 3)),
