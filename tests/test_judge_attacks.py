@@ -427,6 +427,7 @@ ESCAPE = {
     "more memory": "resource.setrlimit(resource.RLIMIT_AS, (-1, -1)) is None",
     "tracing the warden": "libc.ptrace(16, 1, 0, 0) == 0",
     "killing the warden": "os.kill(1, 9) or time.sleep(0.1) or not os.path.exists('/tmp')",
+    "interrupting the warden": "os.kill(1, 2) or time.sleep(0.2) or not os.path.exists('/tmp')",
     "another clock": "time.clock_settime(time.CLOCK_REALTIME, 0) is None",
     "another name": "socket.sethostname('mine') is None",
 }

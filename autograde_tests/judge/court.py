@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
@@ -14,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -156,7 +156,7 @@ class Judge:
         """
         end = time.monotonic() + self.limits.total
         results = []
-        with self._jail() as jail:
+        with _Jail(self._send_jail) as jail:
             passed = self._together(jail, paper)
             for question in paper.questions:
                 verdict, failure = passed.get(question.id), ""
@@ -177,7 +177,7 @@ class Judge:
                 )
         return results
 
-    def _together(self, jail: socket.socket, paper: Paper) -> dict[str, Verdict]:
+    def _together(self, jail: _Jail, paper: Paper) -> dict[str, Verdict]:
         """The answers that are right when run in the notebook's order, in a process per ``may_use``."""
         groups: dict[tuple[str, ...], list[Question]] = {}
         for question in paper.questions:
@@ -194,9 +194,7 @@ class Judge:
                     passed[question.id] = verdict
         return passed
 
-    def _decide(
-        self, jail: socket.socket, paper: Paper, question: Question, end: float
-    ) -> tuple[Verdict, str]:
+    def _decide(self, jail: _Jail, paper: Paper, question: Question, end: float) -> tuple[Verdict, str]:
         """The verdict on an answer by itself, and the kind of its failure."""
         item = exercises().get(question.id)
         if question.wrong or item is None:
@@ -232,7 +230,7 @@ class Judge:
         return plain | {"cells": cells, "trials": trials}
 
     def _ask(
-        self, jail: socket.socket, paper: Paper, question: Question, may_use: tuple[str, ...]
+        self, jail: _Jail, paper: Paper, question: Question, may_use: tuple[str, ...]
     ) -> list[Reply] | str:
         """The replies to the trials, or the reason why there are none.
 
@@ -259,20 +257,15 @@ class Judge:
 
     # --- talking to the worker --------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _jail(self):
-        ours, theirs = socket.socketpair()
-        with ours:
-            ours.settimeout(START)
-            try:
-                with self._lock, theirs:
-                    socket.send_fds(self._worker, [b"J"], [theirs.fileno()])
-            except OSError:
-                raise NoWorker("The worker is gone.") from None
-            yield ours
+    def _send_jail(self, theirs: socket.socket) -> None:
+        try:
+            with self._lock:
+                socket.send_fds(self._worker, [b"J"], [theirs.fileno()])
+        except OSError:
+            raise NoWorker("The worker is gone.") from None
 
     def _try(
-        self, jail: socket.socket, paper: Paper, may_use: tuple[str, ...], asks: list[dict], seconds: float
+        self, jail: _Jail, paper: Paper, may_use: tuple[str, ...], asks: list[dict], seconds: float
     ) -> tuple[list[object], str]:
         """Put questions to a fresh process: its answers, and how it ended if some are missing."""
         job = {"setup": paper.setup, "parts": parts(may_use), "asks": asks, "seconds": seconds}
@@ -282,7 +275,7 @@ class Judge:
         with ours:
             try:
                 with theirs:
-                    socket.send_fds(jail, [b"F"], [theirs.fileno()])
+                    jail.fork(theirs)
                 ours.settimeout(START)
                 wire.send(ours, job | {"memory": self.limits.memory})
                 for _ in asks:
@@ -291,12 +284,43 @@ class Judge:
                 late = True
             except (wire.WireError, OSError):
                 word = b"W"
+        ending = jail.end(word)
+        return answers, f"stopped after {seconds:.0f} seconds: an endless loop?" if late else ending
+
+
+class _Jail:
+    """A connection to the warden of a jail; where the warden is gone, a new jail takes its place."""
+
+    def __init__(self, send: Callable[[socket.socket], None]) -> None:
+        self._send = send
+        self._new()
+
+    def _new(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(START)
+        with theirs:
+            self._send(theirs)
+
+    def __enter__(self) -> _Jail:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def fork(self, theirs: socket.socket) -> None:
+        """A pupil, who listens at this socket."""
+        socket.send_fds(self._socket, [b"F"], [theirs.fileno()])
+
+    def end(self, word: bytes) -> str:
+        """End the pupil and all it started; how it ended, in words."""
         try:
-            jail.sendall(word)
-            (status,) = struct.unpack(">i", jail.recv(4, socket.MSG_WAITALL))
+            self._socket.sendall(word)
+            (status,) = struct.unpack(">i", self._socket.recv(4, socket.MSG_WAITALL))
         except (OSError, struct.error):
-            raise NoWorker("The jail of a submission is gone.") from None
-        return answers, f"stopped after {seconds:.0f} seconds: an endless loop?" if late else _ending(status)
+            self._socket.close()
+            self._new()
+            return "stopped: it ended the process that watches over it"
+        return _ending(status)
 
 
 def _environment(folder: str) -> dict[str, str]:

@@ -91,6 +91,7 @@ def _open_jail(jail: Jail, fd: int, judge: socket.socket) -> None:
 
 def _guard(jail: Jail, judge: socket.socket) -> None:
     """The warden: one pupil after the other; nothing of one is left when the next begins."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a pupil cannot send it any other
     jail.settle()
     pupil = 0
     while True:
@@ -121,7 +122,8 @@ def _learn(jail: Jail, judge: socket.socket) -> None:
             os.dup2(null, fd)
         tempfile.tempdir = None
         job = wire.receive(judge)
-        jail.lower(job["seconds"], job["memory"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        jail.lower(job["seconds"] * len(job["asks"]), job["memory"])
         for answer in _answers(job):
             wire.send(judge, answer)
         status = 0
