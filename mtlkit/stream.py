@@ -97,15 +97,7 @@ class Stream:
         if not len(y):
             raise DataError(f"{self.log.path}: the {name} split is empty.")
         who = gather(torch.from_numpy(np.concatenate(users))).numpy() if schema.user else None
-        thin = Table(
-            ids=np.zeros((len(y), 0), np.int32),
-            dense=np.zeros((len(y), 0), np.float32),
-            labels={task: y[:, t] for t, task in enumerate(self.tasks)},
-            split=np.full(len(y), SPLITS.index(name), dtype=np.int8),
-            kinds=self.kinds,
-            users=who,
-        )
-        return Part(thin, lambda size: self._in_order(own, name, size))
+        return Part(_thin(self.encoder, y, who, name), lambda size: self._in_order(own, name, size))
 
     def _share(self, batch_size: int) -> int:
         return max(batch_size // place()[1], 1)
@@ -156,6 +148,46 @@ class Stream:
         parts = (rows for piece in pieces for rows in self._encoded(piece, SPLITS.index(name)))
         for rows in _ahead(parts):
             yield from map(_wide, rows.split(size))
+
+
+def all_rows(log: Log, encoder: Encoder) -> Part:
+    """Another log to predict, CSV or Parquet, read as it is asked for; all its rows count.
+
+    It needs the inputs. Labels that it lacks are NaN; without the user column there is no GAUC.
+    """
+    schema, there = encoder.schema, log.columns
+    known = [c for c in dict.fromkeys((*schema.labels, schema.user)) if c in there]
+    parts = []
+    for _, batch in log.batches(known or list(schema.inputs[:1])):
+        users = users_of(batch.column(schema.user), schema.user) if schema.user in known else None
+        parts.append((labels_of(batch, schema), users))
+    if not parts:
+        raise DataError(f"{log.path} holds no rows.")
+    labels = np.concatenate([part[0] for part in parts])
+    users = np.concatenate([part[1] for part in parts]) if schema.user in known else None
+    inputs = list(dict.fromkeys((*schema.inputs, *known)))
+
+    def batches(size: int) -> Iterator[Rows]:
+        for first, batch in log.batches(inputs):
+            rows = encoder.encode(batch, first, np.zeros(len(batch), np.int8))
+            yield from map(
+                _wide, Rows(*map(torch.from_numpy, (rows.ids, rows.dense, rows.labels))).split(size)
+            )
+
+    return Part(_thin(encoder, labels, users, "test"), batches)
+
+
+def _thin(encoder: Encoder, y: np.ndarray, users: np.ndarray | None, name: Split) -> Table:
+    """Labels (N, T) and users (N,) as a table without features."""
+    schema = encoder.schema
+    return Table(
+        ids=np.zeros((len(y), 0), np.int32),
+        dense=np.zeros((len(y), 0), np.float32),
+        labels={task: y[:, t] for t, task in enumerate(schema.labels)},
+        split=np.full(len(y), SPLITS.index(name), dtype=np.int8),
+        kinds=dict(schema.labels),
+        users=users,
+    )
 
 
 def _shuffled(parts: list[Rows], rng: np.random.Generator) -> Rows:

@@ -11,6 +11,8 @@ import time
 import tomllib
 from pathlib import Path
 
+import census_fixture
+import kuairand_fixture
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,9 +109,22 @@ def test_every_model_trains(tmp_path, model, capsys):
     assert "epoch 1, validation: loss" in out and "auc_ceiling" in out
 
 
-@pytest.mark.parametrize("kind", ["parquet", "stream", "csv stream", "relatedness"])
+@pytest.mark.parametrize("kind", ["parquet", "stream", "csv stream", "relatedness", "census", "kuairand"])
 def test_other_data(tmp_path, kind, capsys):
-    if kind == "relatedness":
+    if kind == "census":
+        words = [
+            "--data",
+            "census",
+            "--data-set",
+            f"path={census_fixture.write(tmp_path, census_fixture.texts())}",
+        ]
+        words += ["group=education,never_married", f"cache={tmp_path}"]
+    elif kind == "kuairand":
+        for name, text in kuairand_fixture.texts().items():
+            (tmp_path / name).write_bytes(text)
+        words = ["--data", "kuairand", "--data-set", f"path={tmp_path}", f"cache={tmp_path}"]
+        words += ["dates=None,2022-04-26,2022-05-01"]
+    elif kind == "relatedness":
         words = ["--data", "relatedness", "--data-set", "cosine=0.9", "rows=2000", "dim=10"]
     else:
         path = write(tmp_path, name="log.csv" if kind == "csv stream" else "log.parquet")
@@ -117,7 +132,9 @@ def test_other_data(tmp_path, kind, capsys):
         words += ["--stream", "--buffer", 500] if "stream" in kind else []
     assert train(tmp_path / "run", *words, *SHORT) == 0
     assert main(["evaluate", str(tmp_path / "run")]) == 0
-    assert "minutes" in capsys.readouterr().out or kind == "relatedness"
+    assert {"relatedness": "task_2", "census": "education", "kuairand": "is_like"}.get(
+        kind, "minutes"
+    ) in capsys.readouterr().out
     assert main(["diagnose", str(tmp_path / "run"), "--rows", "100"]) == 0
 
 

@@ -14,6 +14,7 @@ from mtlkit.data import DataError
 from mtlkit.data.encoder import Encoder, read_table
 from mtlkit.data.files import Log
 from mtlkit.data.schema import Schema
+from mtlkit.stream import all_rows
 
 TOML = Schema.of(__import__("tomllib").loads(SCHEMA))
 
@@ -100,10 +101,11 @@ def test_an_encoder_survives_the_disk_and_meets_new_values(tmp_path):
     equal(again.table(Log(path)), encoder.table(Log(path)))
     new = pd.DataFrame({"user": [3, 999, 3], "tab": [1, 1, 77], "city": ["Rome", None, "Paris"]})
     new = new.assign(age=[35.0, np.nan, 35.0], seconds=1.0)
-    table = again.table(Log(write(tmp_path, new, "new.csv")), test=True)
-    assert (table.ids == 0).tolist() == [[False] * 3, [True, False, True], [False, True, True]]
-    assert table.dense[1, 0] == 0 and np.isnan(table.label_matrix()).all()
-    assert table.part("test").ids.shape == (3, 3)
+    part = all_rows(Log(write(tmp_path, new, "new.csv")), again)
+    one, two = part.batches(2)
+    assert (one.ids == 0).tolist() == [[False] * 3, [True, False, True]]
+    assert (two.ids == 0).tolist() == [[False, True, True]] and one.dense[1, 0] == 0
+    assert np.isnan(part.labels.label_matrix()).all() and part.labels.users.shape == (3,)
 
 
 def test_rare_values_share_the_id_of_the_unknown(tmp_path):

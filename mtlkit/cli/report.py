@@ -34,8 +34,7 @@ def evaluate(args: argparse.Namespace) -> None:
         write = guess.to_csv if Path(args.predictions).suffix == ".csv" else guess.to_parquet
         write(args.predictions, index=False)
         print(f"{len(guess):,} predictions, in the order of the rows, are in {args.predictions}")
-    labels = rows if args.file else rows.labels
-    if any((y == y).any() for y in labels.labels.values()):
+    if any((y == y).any() for y in rows.labels.labels.values()):
         found = training.evaluate(model, rows, device=str(device))
         print(found.to_string(float_format="{:.4f}".format))
     elif not args.predictions:

@@ -14,7 +14,7 @@ from mtlkit.cli.run import Run
 from mtlkit.data.table import SPLITS, Split, Table
 from mtlkit.models import Recommender
 from mtlkit.parallel import first_does
-from mtlkit.rows import Rows, Source, TableSource
+from mtlkit.rows import Part, Rows, Source, TableSource
 
 
 def asked(args: argparse.Namespace) -> dict:
@@ -106,16 +106,17 @@ class Opened:
         return Rows.of(part.rows(chosen), model, torch.device("cpu"))
 
 
-def new_rows(run: Run, file: str) -> Table:
-    """All rows of another file, encoded as the run's own data were; missing labels are NaN."""
+def new_rows(run: Run, file: str) -> Part:
+    """All rows of another file, encoded as the run's own data were and never all in memory."""
     if not run.encoder.exists():
         raise ValueError(
             f"{run.folder} was trained on {run.config['data']['name']}, so it cannot read {file}."
         )
     from mtlkit.data.encoder import Encoder
     from mtlkit.data.files import Log
+    from mtlkit.stream import all_rows
 
-    return Encoder.load(run.encoder).table(Log(file), test=True)
+    return all_rows(Log(file), Encoder.load(run.encoder))
 
 
 def has(source: Source, split: Split) -> bool:

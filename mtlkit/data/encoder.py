@@ -89,7 +89,7 @@ class Encoder:
         return cls(schema, {name: count.kept(schema.min_count) for name, count in counts.items()}, scale)
 
     def encode(self, batch: pa.RecordBatch, first: int, split: np.ndarray | None = None) -> Columns:
-        """Rows as numbers. ``split``: theirs, where known. A label column that is not there is NaN."""
+        """Rows as numbers. ``split``: theirs, where known. Labels that are not there are NaN, users None."""
         ids = np.empty((len(batch), len(self.vocabulary)), dtype=np.int32)
         for f, name in enumerate(self.vocabulary):
             ids[:, f] = self._ids(name, batch.column(name))
@@ -102,20 +102,12 @@ class Encoder:
             dense,
             labels_of(batch, self.schema),
             split_of(self.schema, batch, first) if split is None else split,
-            None if user is None else users_of(batch.column(user), user),
+            users_of(batch.column(user), user) if user in batch.schema.names else None,
         )
 
-    def table(self, log: Log, test: bool = False) -> Table:
-        """The whole log in memory. ``test``: all rows are test rows, and label columns may be missing."""
-        there = log.columns
-        wanted = self.schema.columns()
-        if test:
-            spare = set(self.schema.labels) | ({self.schema.split_column} - set(self.schema.inputs))
-            wanted = [name for name in wanted if name in there or name not in spare]
-        parts = []
-        for first, batch in log.batches(wanted):
-            rule = np.full(len(batch), SPLITS.index("test"), dtype=np.int8) if test else None
-            parts.append(self.encode(batch, first, rule))
+    def table(self, log: Log) -> Table:
+        """The whole log in memory."""
+        parts = [self.encode(batch, first) for first, batch in log.batches(self.schema.columns())]
         if not parts:
             raise DataError(f"{log.path} holds no rows.")
         return self.frame(Columns.joined(parts), {"source": str(log.path)})
