@@ -272,8 +272,8 @@ def report(bench: Bench, tasks: tuple[str, ...], seeds: int) -> Iterator[str]:
             cells = [[model, *(_gain(gains.loc[model, task]) for task in tasks)] for model in models]
             yield from markdown(["model", *tasks], cells)
     for metric in ("auc", "gauc"):
-        yield f"\nTasks won and lost against SingleTask, {metric.upper()}: the 95 % interval of the gain is on"
-        yield "one side of 0, as it will be for 5 % of the tasks without any difference.\n"
+        yield f"\nTasks won and lost against SingleTask, {metric.upper()}: the 95 % interval of the gain is"
+        yield "on one side of 0, as it will be for 5 % of the tasks without any difference.\n"
         one, two = verdicts[metric, "test"], verdicts[metric, "validation"]
         cells = []
         for model in one.index:
