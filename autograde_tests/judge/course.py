@@ -6,7 +6,6 @@ import argparse
 import glob
 import hashlib
 import json
-import logging
 import os
 import secrets
 import sys
@@ -20,23 +19,19 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import nbformat
-from nbformat import NotebookNode
 from nbgrader import utils
 from nbgrader.api import Gradebook
-from nbgrader.converters import Autograde
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
-from nbgrader.preprocessors import AssignLatePenalties
 from tqdm import tqdm
 from traitlets.config import Config, PyFileConfigLoader
 
 from autograde_tests.judge import notebook
 from autograde_tests.judge.court import ROOT, Limits, NeedsSandbox, NoWorker, Result
-from autograde_tests.judge.preprocessor import Save, put, release_of, shared_judge
+from autograde_tests.judge.preprocessor import Recorder, put, release_of, shared_judge
 from autograde_tests.sheets import exercises
 
 RECORD = "judged.jsonl"
-SIDE_FILE = 2 * 2**20  # bytes; a larger file beside a notebook stays where it is
 
 
 class CourseError(Exception):
@@ -224,7 +219,7 @@ class Work:
     def grade(self, force: bool = False, jobs: int = 0, scheduler: str | None = None) -> list[dict]:
         """Grade who changed; the latest entry of everyone, in the order of their names."""
         done = self.course.latest(self.name)
-        recorder = _Recorder(self.course, self.name)
+        recorder = Recorder(self.course.coursedir, self.course.config, self.name)
         # how: everything an examination needs beside the submission, as plain data for other machines
         how = {
             "releases": {name: nbformat.writes(nb) for name, nb in self.releases.items()},
@@ -262,7 +257,7 @@ class Work:
                     bar.update()
         return [done[student] for student in self.folders]
 
-    def _finish(self, found: Submission, said: dict, recorder: _Recorder) -> dict:
+    def _finish(self, found: Submission, said: dict, recorder: Recorder) -> dict:
         if "reason" in said:
             return self._note(found, {}, said["reason"])
         nbs = {}
@@ -329,73 +324,12 @@ def _pool(jobs: int, scheduler: str | None) -> Iterator[tuple[Callable[..., Futu
         with cluster(scheduler) as found:
             yield found
         return
-    jobs = (
-        jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count()
-    )
-    pool = ThreadPoolExecutor(jobs)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool = ThreadPoolExecutor(jobs or cores)
     try:
-        yield pool.submit, 2 * jobs
+        yield pool.submit, 2 * (jobs or cores)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-class _Recorder(Autograde):
-    """nbgrader's autograde with the judging done: files, student, timestamp, points, late penalty."""
-
-    def __init__(self, course: Course, assignment: str) -> None:
-        course.coursedir.assignment_id = assignment
-        super().__init__(coursedir=course.coursedir, config=course.config)
-        self.pre_convert_hook, self.force = None, True
-        self._ready: dict[str, NotebookNode] = {}
-        self._words = _Words()
-        self.log = logging.getLogger("autograde_tests.course")
-        self.log.handlers, self.log.propagate = [self._words], False
-
-    def words(self) -> str:
-        return self._words.last
-
-    def has(self, entry: dict) -> bool:
-        """Whether what an entry says is still there."""
-        folder = Path(self.coursedir.root, self._format_dest(entry["assignment"], entry["student"]))
-        return entry["status"] == "failed" or folder.is_dir()
-
-    def record(self, student: str, nbs: dict[str, NotebookNode]) -> None:
-        """Write the notebooks and their points. Raises ``NbGraderException``."""
-        self.coursedir.student_id = student
-        self._ready = nbs
-        self.start()
-
-    def init_assignment(self, assignment_id: str, student_id: str) -> None:
-        folder = Path(self._format_source(assignment_id, student_id))
-        odd = [p.name for p in folder.rglob("*") if p.is_symlink() or not _small(p)]
-        ignore, self.coursedir.ignore = self.coursedir.ignore, [*self.coursedir.ignore, *odd]
-        try:
-            super().init_assignment(assignment_id, student_id)
-        finally:
-            self.coursedir.ignore = ignore
-
-    def convert_single_notebook(self, notebook_filename: str) -> None:
-        resources = self.init_single_notebook_resources(notebook_filename)
-        nb = self._ready.get(resources["nbgrader"]["notebook"])
-        if nb is None:  # another notebook in the same folder
-            return
-        self.write_single_notebook(nbformat.writes(nb), resources | {"output_extension": ".ipynb"})
-        for step in (Save, AssignLatePenalties):
-            step(parent=self).preprocess(nb, resources)
-
-
-def _small(path: Path) -> bool:
-    return path.is_dir() or (path.is_file() and path.stat().st_size <= SIDE_FILE)
-
-
-class _Words(logging.Handler):
-    """The last error that nbgrader logged, in one line."""
-
-    last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR and "There was an error processing" not in record.getMessage():
-            self.last = record.getMessage().strip().split("\n")[-1]
 
 
 def table(entries: Iterable[dict]) -> str:

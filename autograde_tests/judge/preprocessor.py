@@ -1,12 +1,14 @@
-"""The judge inside `nbgrader autograde`: nbgrader_config.py names these classes in place of nbgrader's own.
+"""The judge inside nbgrader: for `nbgrader autograde`, and for the class run of course.py.
 
-Sanitizing: ``Rebuild`` takes the answers out of the submission and puts them into the released notebook.
-Autograding: ``Ask`` writes each verdict into its check, ``Save`` the points into the gradebook.
+nbgrader_config.py names three classes in place of nbgrader's own. ``Rebuild`` takes the answers out of the
+submission and puts them into the released notebook, ``Ask`` writes each verdict into its check, ``Save`` the
+points into the gradebook. ``Recorder`` is nbgrader's autograde for verdicts that are known already.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -15,13 +17,15 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook
+from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
-from nbgrader.preprocessors import NbGraderPreprocessor, SaveAutoGrades
+from nbgrader.preprocessors import AssignLatePenalties, NbGraderPreprocessor, SaveAutoGrades
 from traitlets.config import Config
 
 from autograde_tests.judge import notebook
 from autograde_tests.judge.court import Judge, Limits, NoWorker, Result
 
+SIDE_FILE = 2 * 2**20  # bytes; a larger file beside a notebook stays where it is
 _lock = threading.Lock()
 _judges: dict[tuple, Judge] = {}
 
@@ -110,3 +114,62 @@ class Save(SaveAutoGrades):
                 self.preprocess_cell(cell, resources, index)
             commit()
         return nb, resources
+
+
+class Recorder(Autograde):
+    """nbgrader's autograde with the judging done: files, student, timestamp, points, late penalty."""
+
+    def __init__(self, coursedir: CourseDirectory, config: Config, assignment: str) -> None:
+        coursedir.assignment_id = assignment
+        super().__init__(coursedir=coursedir, config=config)
+        self.pre_convert_hook, self.force = None, True
+        self._ready: dict[str, NotebookNode] = {}
+        self._words = _Words()
+        self.log = logging.getLogger("autograde_tests.course")
+        self.log.handlers, self.log.propagate = [self._words], False
+
+    def words(self) -> str:
+        return self._words.last
+
+    def has(self, entry: dict) -> bool:
+        """Whether what an entry says is still there."""
+        folder = Path(self.coursedir.root, self._format_dest(entry["assignment"], entry["student"]))
+        return entry["status"] == "failed" or folder.is_dir()
+
+    def record(self, student: str, nbs: dict[str, NotebookNode]) -> None:
+        """Write the notebooks and their points. Raises ``NbGraderException``."""
+        self.coursedir.student_id = student
+        self._ready = nbs
+        self.start()
+
+    def init_assignment(self, assignment_id: str, student_id: str) -> None:
+        folder = Path(self._format_source(assignment_id, student_id))
+        odd = [p.name for p in folder.rglob("*") if p.is_symlink() or not _small(p)]
+        ignore, self.coursedir.ignore = self.coursedir.ignore, [*self.coursedir.ignore, *odd]
+        try:
+            super().init_assignment(assignment_id, student_id)
+        finally:
+            self.coursedir.ignore = ignore
+
+    def convert_single_notebook(self, notebook_filename: str) -> None:
+        resources = self.init_single_notebook_resources(notebook_filename)
+        nb = self._ready.get(resources["nbgrader"]["notebook"])
+        if nb is None:  # another notebook in the same folder
+            return
+        self.write_single_notebook(nbformat.writes(nb), resources | {"output_extension": ".ipynb"})
+        for step in (Save, AssignLatePenalties):
+            step(parent=self).preprocess(nb, resources)
+
+
+def _small(path: Path) -> bool:
+    return path.is_dir() or (path.is_file() and path.stat().st_size <= SIDE_FILE)
+
+
+class _Words(logging.Handler):
+    """The last error that nbgrader logged, in one line."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR and "There was an error processing" not in record.getMessage():
+            self.last = record.getMessage().strip().split("\n")[-1]
