@@ -62,7 +62,7 @@ def table(wanted: dict) -> Table:
 class Opened:
     """The data of a run: ``frame`` has its tasks and features, ``source`` gives its rows to a model."""
 
-    def __init__(self, run: Run, wanted: dict) -> None:
+    def __init__(self, run: Run, wanted: dict, progress: bool = False) -> None:
         self.log = self.encoder = self.table = None
         self.wanted = wanted
         if "name" in wanted:
@@ -80,7 +80,7 @@ class Opened:
             if wanted["stream"]:
                 self.log.as_parquet(run.folder, schema.columns())
             if not run.encoder.exists():
-                Encoder.fit(self.log, schema).save(run.encoder)
+                Encoder.fit(self.log, schema, progress).save(run.encoder)
 
         first_does(prepare)
         if wanted["stream"]:

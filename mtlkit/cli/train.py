@@ -50,7 +50,7 @@ def train(args: argparse.Namespace) -> None:
     run = Run(args.out)
     with processes(args.device) as device:
         first_does(lambda: run.claim(asked, args.overwrite))
-        opened = sources.Opened(run, asked["data"])
+        opened = sources.Opened(run, asked["data"], args.progress)
         first_does(lambda: run.note_features(opened.frame))
         model = run.build().to(device)
         source = opened.source(model, device)

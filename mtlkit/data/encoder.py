@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from mtlkit.data.columns import dictionary, labels_of, numbers, split_of, users_of
 from mtlkit.data.fetch import DataError
@@ -59,12 +60,14 @@ class Encoder:
         self._index = {name: pd.Index(values.to_pandas()) for name, values in self.vocabulary.items()}
 
     @classmethod
-    def fit(cls, log: Log, schema: Schema) -> Encoder:
+    def fit(cls, log: Log, schema: Schema, progress: bool = False) -> Encoder:
         """Read the log once; its train split decides. Raises ``DataError``, also without labels."""
         counts = {name: _Counts(name) for name in schema.categorical}
         moments = {name: np.zeros(3) for name in schema.dense}  # rows, mean, sum of squared differences
         seen, rows = np.zeros(len(schema.labels), dtype=np.int64), np.zeros(len(SPLITS), dtype=np.int64)
+        bar = tqdm(unit="row", unit_scale=True, desc="fit the encoding", disable=not progress, leave=False)
         for first, batch in log.batches(schema.columns()):
+            bar.update(len(batch))
             split = split_of(schema, batch, first)
             rows += np.bincount(split, minlength=len(SPLITS))
             train = batch.filter(pa.array(split == 0))
@@ -74,6 +77,7 @@ class Encoder:
                 x = numbers(train, name, schema)
                 _merge(have, x[~np.isnan(x)].astype(np.float64))
             seen += (~np.isnan(labels_of(train, schema))).sum(axis=0)
+        bar.close()
         for name, count in zip(SPLITS, rows, strict=True):
             if not count and name != "test":
                 raise DataError(
