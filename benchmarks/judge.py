@@ -55,8 +55,8 @@ def hand_in(folder: Path, pair: tuple, ids: list[str]) -> list[str]:
     return ids
 
 
-def plain(job: tuple[str, list[str], bool]) -> tuple[float, float]:
-    """In a process of its own: seconds until it is ready, and for the submissions."""
+def plain(job: tuple[str, list[str], bool]) -> tuple[float, float, float]:
+    """In a process of its own: seconds until it is ready, for the submissions, and of these on a processor."""
     folder, students, tuned = job
     start = time.perf_counter()
     warnings.simplefilter("ignore")
@@ -71,13 +71,23 @@ def plain(job: tuple[str, list[str], bool]) -> tuple[float, float]:
         del config.ExecutePreprocessor["shutdown_kernel"]
     config.CourseDirectory.update(root=folder, assignment_id=NAME)
     os.environ["OMP_NUM_THREADS"] = "1"
-    ready = time.perf_counter()
+    ready, busy = time.perf_counter(), processor()
     course = CourseDirectory(config=config)
     for student in students:
         course.student_id = student
         with contextlib.redirect_stderr(io.StringIO()):
             Autograde(coursedir=course, config=config).start()
-    return ready - start, time.perf_counter() - ready
+    return ready - start, time.perf_counter() - ready, processor() - busy
+
+
+def processor(worker: int | None = None) -> float:
+    """Seconds on a processor so far: this process, its finished children, a worker and all of its own."""
+    own = os.times()
+    seconds = own.user + own.system + own.children_user + own.children_system
+    if worker:
+        ticks = Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+        seconds += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def main() -> None:
@@ -104,17 +114,18 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     imports = time.perf_counter() - start
     course, limits = Course(judged), Limits()
     start = time.perf_counter()
-    shared_judge(limits, True, course.seed)
+    pid = shared_judge(limits, True, course.seed)._process.pid
     worker = time.perf_counter() - start
     each: list[float] = []
     rows: dict[str, list[float]] = {"judge": [], "plain": [], "plain, tuned, two processes": []}
-    ready = []
+    ready, busy = [], {name: [] for name in rows}
     spawn = multiprocessing.get_context("spawn")
     for turn in range(args.rounds):
         ids = hand_in(judged, pair, [f"r{turn}_{i:03}" for i in range(args.class_size)])
-        start = time.perf_counter()
+        start, before = time.perf_counter(), processor(pid)
         entries = Work(course, NAME, ids, limits, True).grade()
         rows["judge"].append((time.perf_counter() - start) / len(ids))
+        busy["judge"].append((processor(pid) - before) / len(ids))
         assert all(entry["status"] == "graded" for entry in entries)
         each += [entry["seconds"] for entry in entries]
         for name, processes in (("plain", 1), ("plain, tuned, two processes", 2)):
@@ -123,19 +134,21 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
             jobs = [(str(others), ids[i::processes], processes == 2) for i in range(processes)]
             with spawn.Pool(processes) as pool:
                 times = pool.map(plain, jobs)
-            ready += [seconds for seconds, _ in times]
-            rows[name].append(max(seconds for _, seconds in times) / len(ids))
+            ready += [seconds for seconds, _, _ in times]
+            rows[name].append(max(seconds for _, seconds, _ in times) / len(ids))
+            busy[name].append(sum(seconds for _, _, seconds in times) / len(ids))
     print(
         f"notebook {NAME}, {args.rounds} rounds in turn; {args.rounds * args.class_size} submissions judged"
     )
     print(f"until ready: judge {imports:.1f} s of imports and {worker:.1f} s for its worker, once; ", end="")
     print(f"nbgrader {statistics.median(ready):.1f} s a process")
-    print(f"\n{'':30}{'s per submission':>18}{'min - max':>16}{'judge is faster':>24}")
+    print(f"\n{'':30}{'s per submission':>18}{'min - max':>16}{'judge is faster':>24}{'processor s':>14}")
     for name, values in rows.items():
         ratios = sorted(value / mine for value, mine in zip(values, rows["judge"], strict=True))
         print(
             f"{name:30}{statistics.median(values):18.2f}{min(values):9.2f} -{max(values):5.2f}"
-            f"{statistics.median(ratios):14.1f}x ({ratios[0]:.1f} - {ratios[-1]:.1f})"
+            f"{statistics.median(ratios):10.1f}x ({ratios[0]:4.1f} - {ratios[-1]:4.1f})"
+            f"{statistics.median(busy[name]):14.2f}"
         )
     each.sort()
     print(

@@ -167,8 +167,7 @@ class Jail:
         """In the first process of the new world: nobody looks into it, and what it starts ends with it."""
         if not self.shut:
             os.setsid()
-            if sys.platform.startswith("linux"):
-                _call("prctl", _SUBREAPER, 1, 0, 0, 0)  # orphans come to this process, which ends them
+            adopt()  # what a pupil leaves behind comes to this process, which ends it
             return
         _call("prctl", _DUMPABLE, 0, 0, 0, 0)
         os.close(self._proc)
@@ -248,6 +247,12 @@ class Jail:
         none = struct.pack("IIIIII", 0, 0, 0, 0, 0, 0)
         _call("capset", struct.pack("Ii", 0x20080522, 0), none)
         _call("prctl", _NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def adopt() -> None:
+    """Orphans among this process's descendants become its children (Linux), not the system's."""
+    if sys.platform.startswith("linux"):
+        _call("prctl", _SUBREAPER, 1, 0, 0, 0)
 
 
 def _tasks() -> int:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from types import ModuleType
 
-from autograde_tests.judge.jail import Jail, NoSandbox
+from autograde_tests.judge.jail import Jail, NoSandbox, adopt
 
 TEXT = 2_000  # characters of an error that travel
 
@@ -44,10 +44,14 @@ def main(control: int) -> None:
         missing = str(reason)
     reply = missing.encode()
     judge.sendall(struct.pack(">I", len(reply)) + reply)
+    adopt()
     while True:
         word, fds, *_ = socket.recv_fds(judge, 1, 1)
         if not word:
             return
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # wardens that are done
+                pass
         jail.turn += 1
         _open_jail(jail, fds[0], judge)
         os.close(fds[0])
