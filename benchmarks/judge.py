@@ -56,7 +56,7 @@ def hand_in(folder: Path, pair: tuple, ids: list[str]) -> list[str]:
 
 
 def plain(job: tuple[str, list[str], bool]) -> tuple[float, float, float]:
-    """In a process of its own: seconds until it is ready, for the submissions, and of these on a processor."""
+    """In a process of its own: seconds until it is ready, for the submissions, and of these on a core."""
     folder, students, tuned = job
     start = time.perf_counter()
     warnings.simplefilter("ignore")
