@@ -55,6 +55,7 @@ class Jail:
         self.shut = False
         self._root = hasattr(os, "geteuid") and os.geteuid() == 0
         self._proc = -1
+        self._below_tmp: list[str] = []  # parts of Python there, which the empty /tmp must not cover
         self.turn = 0  # how many jails there were
 
     # --- once -------------------------------------------------------------------------------------------
@@ -137,6 +138,7 @@ class Jail:
                 self._place(top + path, os.path.isdir(f"/proc/self/fd/{opened[path]}"))
                 _mount(f"/proc/self/fd/{opened[path]}", top + path, None, _BIND | _REC)
                 state[path] = True
+                self._below_tmp += [path] if path.startswith("/tmp/") else []
         read_only = struct.pack("QQQQ", _RDONLY | _NOSUID | _NODEV, 0, 0, 0)
         recursive = 0x8000
         _call("syscall", _MOUNT_SETATTR, -100, os.fsencode(top), recursive, read_only, len(read_only))
@@ -178,7 +180,13 @@ class Jail:
         self._empty_tmp()
 
     def _empty_tmp(self) -> None:
+        opened = {path: os.open(path, os.O_PATH) for path in self._below_tmp}
         _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={DISK},nr_inodes=1000")
+        for path, fd in opened.items():
+            self._place(path, os.path.isdir(f"/proc/self/fd/{fd}"))
+            with contextlib.suppress(OSError):  # without /proc: what is loaded already has to do
+                _mount(f"/proc/self/fd/{fd}", path, None, _BIND | _REC)
+            os.close(fd)
 
     def clear(self, child: int, patience: float = 0) -> int:
         """End the child and everything it started; empty /tmp. Returns the child's wait status.
