@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -102,3 +103,30 @@ class Exercise:
                 for name, tensor in names.items()
             }
         return Trial(what, drawn.inputs, self.grads, drawn.build, state)
+
+
+def true_or_false(
+    id: str, title: str, what: str, right: Mapping[str, bool], asks: Mapping[str, str]
+) -> Exercise:
+    """An exercise that predicts True or False for each key; one or two wrong ones are named.
+
+    asks: key -> the sentence for the wrong value of this key.
+    """
+
+    def turned(*keys: str) -> Callable:
+        return lambda: right | {key: not right[key] for key in keys}
+
+    return Exercise(
+        id=id,
+        title=title,
+        how="function",
+        reference=turned(),
+        example=Trial(what, {}),
+        mistakes={
+            " And as if ".join(asks[key] for key in keys): turned(*keys)
+            for n in (1, 2)
+            for keys in combinations(right, n)
+        },
+        also_right=[lambda: {key: int(value) for key, value in reversed(right.items())}],
+        real_valued=False,
+    )

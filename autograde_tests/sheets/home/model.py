@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import torch
 from torch import nn
 
-from autograde_tests.exercise import Draw, Exercise, Trial
+from autograde_tests.exercise import Draw, Exercise, Trial, true_or_false
 from mtlkit.models.home import two_levels
 
 # --- 4.8 what does the loss of A train? --------------------------------------------------------------------
@@ -51,23 +49,12 @@ ASKS = {
 }
 
 
-def _changed(*keys):
-    return lambda: RIGHT | {key: not RIGHT[key] for key in keys}
-
-
-WHO_IS_TRAINED = Exercise(
-    id="4.8",
-    title="predict: what does the loss of task A train?",
-    how="function",
-    reference=_changed(),
-    example=Trial("eight groups of parameters, True where A's loss sends a gradient", {}),
-    mistakes={
-        " And as if ".join(ASKS[key] for key in keys): _changed(*keys)
-        for n in (1, 2)
-        for keys in combinations(RIGHT, n)
-    },
-    also_right=[lambda: {key: int(value) for key, value in reversed(RIGHT.items())}],
-    real_valued=False,
+WHO_IS_TRAINED = true_or_false(
+    "4.8",
+    "predict: what does the loss of task A train?",
+    "eight groups of parameters, True where A's loss sends a gradient",
+    RIGHT,
+    ASKS,
 )
 
 

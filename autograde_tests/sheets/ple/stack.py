@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import torch
 from torch import nn
 
-from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some
+from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some, true_or_false
 from mtlkit.layers import Towers, mix
 from mtlkit.models.cgc import Level, own_and_shared
 
@@ -275,21 +273,10 @@ ASKS = {
 }
 
 
-def _changed(*keys):
-    return lambda: RIGHT | {key: not RIGHT[key] for key in keys}
-
-
-WHO_IS_TRAINED = Exercise(
-    id="3.6",
-    title="predict: what does the loss of task A train?",
-    how="function",
-    reference=_changed(),
-    example=Trial("seven groups of parameters, True where A's loss sends a gradient", {}),
-    mistakes={
-        " And as if ".join(ASKS[key] for key in keys): _changed(*keys)
-        for n in (1, 2)
-        for keys in combinations(RIGHT, n)
-    },
-    also_right=[lambda: {key: int(value) for key, value in reversed(RIGHT.items())}],
-    real_valued=False,
+WHO_IS_TRAINED = true_or_false(
+    "3.6",
+    "predict: what does the loss of task A train?",
+    "seven groups of parameters, True where A's loss sends a gradient",
+    RIGHT,
+    ASKS,
 )
