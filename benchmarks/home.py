@@ -25,14 +25,13 @@ Settings were chosen on validation days, the same for all models; `--tune` print
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from kuairand import figures
-from reporting import Runs, data_path, markdown
+from reporting import Runs, markdown, run_sections
 from scipy import stats
 
 from mtlkit import data, illnesses, training
@@ -455,30 +454,16 @@ def tune(bench: Bench, seeds: int) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--path", help="folder of KuaiRand; else MTLKIT_DATA, ../shared/data, download")
-    parser.add_argument("--seeds", type=int, default=10, help="collapse and sensitivity take at most 3")
     sections = {
-        "simulator": lambda: simulator(bench, options.seeds),
-        "kuairand": lambda: kuairand(bench, options.seeds),
-        "longer": lambda: longer(bench, options.seeds),
-        "experts": lambda: experts(bench, options.seeds),
-        "loras": lambda: loras(bench, options.seeds),
-        "collapse": lambda: collapse(bench, min(options.seeds, 3)),
-        "sensitivity": lambda: sensitivity(bench, min(options.seeds, 3)),
+        "simulator": simulator,
+        "kuairand": kuairand,
+        "longer": longer,
+        "experts": experts,
+        "loras": loras,
+        "collapse": lambda bench, seeds: collapse(bench, min(seeds, 3)),
+        "sensitivity": lambda bench, seeds: sensitivity(bench, min(seeds, 3)),
     }
-    parser.add_argument("--sections", nargs="+", default=list(sections), choices=sections)
-    parser.add_argument("--out", type=Path, help="JSON lines; finished runs in it are not run again")
-    parser.add_argument("--tune", action="store_true", help="print the validation grid and no test figure")
-    options = parser.parse_args()
-
-    torch.set_num_threads(1)
-    bench = Bench(data_path(options.path, "kuairand-pure"), options.out)
-    for lines in [tune(bench, options.seeds)] if options.tune else [sections[s]() for s in options.sections]:
-        for line in lines:
-            print(line, flush=True)
+    run_sections(__doc__, Bench, sections, tune, seeds=10, few="collapse and sensitivity take at most 3")
 
 
 if __name__ == "__main__":

@@ -26,15 +26,13 @@ on 04-25. `--out FILE` keeps each finished run as a JSON line; a run that is in 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from reporting import Runs, chance, data_path, markdown, one_hot, spread
+from reporting import Runs, chance, markdown, one_hot, run_sections, spread
 from sklearn.linear_model import LogisticRegression
 
 from mtlkit import metrics, training
@@ -344,27 +342,13 @@ def tune(bench: Bench, seeds: int) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--path", help="folder with the files; else MTLKIT_DATA, ../shared/data, download")
-    parser.add_argument("--seeds", type=int, default=5, help="swapped and history take at most 3")
     sections = {
-        "three": lambda: report(bench, THREE, options.seeds),
-        "eight": lambda: report(bench, OUTCOMES, options.seeds),
-        "swapped": lambda: swap_report(bench, min(options.seeds, 3)),
-        "history": lambda: history_report(bench, min(options.seeds, 3)),
+        "three": lambda bench, seeds: report(bench, THREE, seeds),
+        "eight": lambda bench, seeds: report(bench, OUTCOMES, seeds),
+        "swapped": lambda bench, seeds: swap_report(bench, min(seeds, 3)),
+        "history": lambda bench, seeds: history_report(bench, min(seeds, 3)),
     }
-    parser.add_argument("--sections", nargs="+", default=list(sections), choices=sections)
-    parser.add_argument("--out", type=Path, help="JSON lines; finished runs in it are not run again")
-    parser.add_argument("--tune", action="store_true", help="print the validation grid and no test figure")
-    options = parser.parse_args()
-
-    torch.set_num_threads(1)  # small products: more threads only wait for each other on a busy machine
-    bench = Bench(data_path(options.path, "kuairand-pure"), options.out)
-    for lines in [tune(bench, options.seeds)] if options.tune else [sections[s]() for s in options.sections]:
-        for line in lines:
-            print(line, flush=True)
+    run_sections(__doc__, Bench, sections, tune, seeds=5, few="swapped and history take at most 3")
 
 
 if __name__ == "__main__":

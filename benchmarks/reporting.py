@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from mtlkit.data import Table
@@ -99,3 +101,31 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[s
     """The lines of a table."""
     for cells in (header, ["---"] * len(header), *rows):
         yield "| " + " | ".join(cells) + " |"
+
+
+def run_sections(
+    doc: str,
+    bench: Callable[[str | None, Path | None], object],
+    sections: Mapping[str, Callable[[object, int], Iterable[str]]],
+    tune: Callable[[object, int], Iterable[str]],
+    *,
+    seeds: int,
+    few: str,
+) -> None:
+    """The command line of a benchmark on KuaiRand: print the lines of the sections asked for, or the grid.
+
+    bench: makes what keeps data and runs of a folder and a file. few: which sections take fewer seeds.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", help="folder of KuaiRand; else MTLKIT_DATA, ../shared/data, download")
+    parser.add_argument("--seeds", type=int, default=seeds, help=few)
+    parser.add_argument("--sections", nargs="+", default=list(sections), choices=sections)
+    parser.add_argument("--out", type=Path, help="JSON lines; finished runs in it are not run again")
+    parser.add_argument("--tune", action="store_true", help="print the validation grid and no test figure")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)  # small products: more threads only wait for each other on a busy machine
+    kept = bench(data_path(options.path, "kuairand-pure"), options.out)
+    for section in [tune] if options.tune else [sections[name] for name in options.sections]:
+        for line in section(kept, options.seeds):
+            print(line, flush=True)
