@@ -14,7 +14,7 @@ from autograde_tests.exercise import Exercise, Trial
 BASE, COLUMNS = "SharedBottom", ["model", "seed", "parameters"]
 SEEDS, BUDGET, LONGEST = 3, 0.05, 200_000
 
-TEXT = "this is no text. What does the cell with `to_csv` print, and do you return it between three quotation marks?"
+TEXT = "this is no text with a table in it, columns apart by commas. What does the cell with `to_csv` print, and do you return it between three quotation marks?"
 COLUMN = "a column is missing. Is it model, seed or parameters, or are there no tasks?"
 NUMBER = "an AUC is not a number between 0 and 1. Is it a percentage, or a run that failed?"
 NO_BASE = "there are no runs of SharedBottom. What is your model compared with?"
