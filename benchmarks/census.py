@@ -15,9 +15,10 @@ validation half, so its rows must not come back as test rows. "sd" is therefore 
 alone; the chance in the draw of the test half itself is printed apart, and is the same for all rows.
 The paired differences are printed for the validation half, too: it chose the settings, but for both.
 
-The settings were chosen on validation figures alone, for Shared-Bottom and Single-Task: `--tune` prints that
-grid, one change at a time from the settings below, for the networks asked for (`--models`). All others have
-the same settings, not tuned for them. No figure is a mean over the predictions of several networks.
+The settings were chosen on validation figures alone, for Shared-Bottom and Single-Task, and are the same for
+all: `--tune` prints for the networks asked for (`--models`) what other settings would have given on the
+validation half, one change at a time, main task. No figure is a mean over the predictions of several
+networks.
 
 `--out FILE` keeps each finished run as a JSON line, and a run that is in the file is not run again.
 """
@@ -31,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from reporting import Runs, chance, data_path, one_hot, spread
+from reporting import Runs, chance, data_path, markdown, one_hot, spread
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
@@ -222,19 +223,18 @@ class Bench:
 
 def paired(one: np.ndarray, two: np.ndarray) -> str:
     gap = one - two
-    error = gap.std(ddof=1) / len(gap) ** 0.5 if len(gap) > 1 else float("nan")
-    return f"{gap.mean():+.5f} +- {error:.5f} (higher in {(gap > 0).sum()} of {len(gap)} pairs)"
+    if len(gap) < 2:
+        return f"{gap.mean():+.5f}"
+    return f"{gap.mean():+.5f} +- {gap.std(ddof=1) / len(gap) ** 0.5:.5f} ({(gap > 0).sum()} of {len(gap)})"
 
 
 def report(bench: Bench, group: int, names: list[str], seeds: int, epochs: int) -> Iterator[str]:
-    """The lines of one group's table."""
+    """The lines of one group's tables."""
     tasks = bench.table(group, False).tasks
     for seed in range(seeds):  # seed by seed: an interrupted run has as many of each network
         for name in names:
             bench.run(name, group, seed, epochs=epochs)
     results: dict[str, dict[str, np.ndarray]] = {}  # label -> part -> AUC (seeds, tasks)
-    yield f"\nGroup {group}: {' + '.join(tasks)}; test AUC, mean +- sd over {seeds} seeds, {epochs} epochs"
-    yield f"{'':52}{'parameters':>10}  " + "".join(f"{task:20}" for task in tasks)
     plan = [(name, name, False, seeds) for name in names]
     plan += [(name, name, False, 1) for name in (LINEAR, LINEAR_ALL, TREES)]
     with_education = "education" not in tasks and "SharedBottom" in names
@@ -243,6 +243,7 @@ def report(bench: Bench, group: int, names: list[str], seeds: int, epochs: int) 
             ("SharedBottom, education is an input", "SharedBottom", True, seeds),
             (f"{TREES}, education is an input", TREES, True, 1),
         ]
+    cells = []
     for label, name, education, count in plan:
         changes = {"epochs": epochs} if name in NETWORKS else {}
         lines = [bench.run(name, group, seed, education, **changes) for seed in range(count)]
@@ -250,29 +251,29 @@ def report(bench: Bench, group: int, names: list[str], seeds: int, epochs: int) 
             part: np.array([[line[part][task] for task in tasks] for line in lines])
             for part in ("validation", "test")
         }
-        auc = results[label]["test"]
         size = f"{lines[0]['parameters']:,}" if lines[0]["parameters"] else ""
-        yield f"{label:52}{size:>10}  " + "".join(f"{spread(auc[:, t]):20}" for t in range(len(tasks)))
-    for label, *figures in PUBLISHED[group]:
-        yield f"{label:52}{'':10}  " + "".join(f"{figure:<20.4f}" for figure in figures)
+        cells.append([label, size, *(spread(auc) for auc in results[label]["test"].T)])
+    cells += [[label, "", *(f"{figure:.4f}" for figure in figures)] for label, *figures in PUBLISHED[group]]
+    yield f"\nGroup {group}: test AUC, mean +- sd over {seeds} seeds, {epochs} epochs\n"
+    yield from markdown(["model", "parameters", *tasks], cells)
 
-    yield "paired by seed, mean +- standard error over seeds, on both halves: a gain that the other half does"
-    yield "not show may be the luck of the test rows, which more seeds do not average out"
+    yield "\nPaired by seed, mean +- standard error over seeds (seeds above 0), on both halves: a gain"
+    yield "that the other half does not show may be luck of the test rows; more seeds do not average it out\n"
     pairs = [(name, names[0]) for name in names[1:]]
     pairs += [(names[0], LINEAR_ALL)]
     if with_education:
         pairs.append(("SharedBottom, education is an input", "SharedBottom"))
+    parts = [(t, task, part) for t, task in enumerate(tasks) for part in ("test", "validation")]
+    rows = []
     for one, two in pairs:
-        yield f"  {one} - {two}"
-        for t, task in enumerate(tasks):
-            for part in ("test", "validation"):
-                gap = paired(results[one][part][:, t], results[two][part][:, t])
-                yield f"    {task:15}{part:12}{gap}"
+        gaps = [paired(results[one][part][:, t], results[two][part][:, t]) for t, _, part in parts]
+        rows.append([f"{one} - {two}", *gaps])
+    yield from markdown(["", *(f"{task}, {part}" for _, task, part in parts)], rows)
     shared = results[names[0]]["test"].mean(axis=0)
     labels = bench.table(group, False).part("test").labels
     errors = (chance(labels[task], auc) for task, auc in zip(tasks, shared, strict=True))
     yield (
-        "standard error of any AUC above from the draw of the test half, the same rows for all "
+        "\nStandard error of any AUC above from the draw of the test half, the same rows for all "
         "(Hanley and McNeil): "
         + ", ".join(f"{task} {error:.4f}" for task, error in zip(tasks, errors, strict=True))
     )
@@ -281,15 +282,15 @@ def report(bench: Bench, group: int, names: list[str], seeds: int, epochs: int) 
 def tune(bench: Bench, group: int, names: list[str], seeds: int) -> Iterator[str]:
     """The lines of the validation grid of one group."""
     tasks = bench.table(group, False).tasks
-    yield f"\nGroup {group}: validation AUC, mean over {seeds} seeds; one change from the settings"
-    yield f"{'':24}" + "".join(f"{f'{name}: ' + task:32}" for name in names for task in tasks)
+    yield f"\nGroup {group}: validation AUC, {tasks[0]}, mean +- sd over {seeds} seeds; one change\n"
+    cells = []
     for changes in GRID:
-        cells = []
+        label = ", ".join(f"{k} {v:g}" for k, v in changes.items()) or "settings"
+        cells.append([label])
         for name in names:
             lines = [bench.run(name, group, seed, **changes)["validation"] for seed in range(seeds)]
-            cells += [spread(np.array([line[task] for line in lines])) for task in tasks]
-        label = ", ".join(f"{k} {v:g}" for k, v in changes.items()) or "settings"
-        yield f"{label:24}" + "".join(f"{cell:32}" for cell in cells)
+            cells[-1].append(spread(np.array([line[tasks[0]] for line in lines])))
+    yield from markdown(["change", *names], cells)
 
 
 def main() -> None:

@@ -16,12 +16,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
+import os
 import time
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import wilcoxon
 from tqdm import tqdm
 
@@ -30,6 +34,7 @@ from mtlkit.data import Table
 from mtlkit.ensemble import fit_many
 from mtlkit.models import MMoE, OMoE, Recommender, SharedBottom
 
+Run = tuple[float, float, int]  # cosine, learning rate, seed
 COSINES = (0.5, 0.9, 1.0)
 MODELS = {
     "Shared-Bottom": (SharedBottom, {"bottom": [113], "tower": [8]}),
@@ -39,10 +44,12 @@ MODELS = {
 RATES = (1e-4, 1e-3, 1e-2)
 BAD = 1.5  # a run is bad when its loss is this many times the median of its cell
 STUCK = 0.9  # of the label's variance: the mean of the labels as the answer for all would reach 1
+STACK = 15  # runs trained as one model; all stacks are of this size, since each size is compiled anew
 ROWS, FRACTIONS = 12_800, (0.8, 0.2, 0)
-STANDARD = {"epochs": 50, "rows": ROWS, "batch": 512, "waves": 10, "amplitude": 1.0}
+STANDARD = {"epochs": 50, "rows": ROWS, "batch": 512, "waves": 10, "amplitude": 1.0, "fixed": False}
 VARIATIONS = {
     "as above": {},
+    "the same waves for all runs": {"fixed": True},
     "5 waves": {"waves": 5},
     "20 waves": {"waves": 20},
     "alpha and beta half as large": {"amplitude": 0.5},
@@ -54,52 +61,58 @@ VARIATIONS = {
 
 
 def table(cosine: float, seed: int, setting: dict) -> Table:
-    waves = np.random.default_rng([seed, 1]).standard_normal((2, setting["waves"])) * setting["amplitude"]
+    drawn = np.random.default_rng([0 if setting["fixed"] else seed, 1])
+    waves = drawn.standard_normal((2, setting["waves"])) * setting["amplitude"]
     options = {"waves": setting["waves"], "alpha": waves[0], "beta": waves[1], "fractions": FRACTIONS}
     return data.relatedness(cosine, rows=setting["rows"], seed=seed, **options)
 
 
-def train(
-    name: str, runs: list[tuple[float, float, int]], setting: dict, compile: bool = False
-) -> pd.DataFrame:
-    """The histories of one model; a run is (cosine, learning rate, seed).
+def train(pool: Executor, plans: dict[str, list[Run]], setting: dict, compile: bool = False) -> pd.DataFrame:
+    """The histories of each model's runs; ``loss`` is the held-out MSE over the label's variance."""
+    most = max(STACK, 3 * STACK * ROWS // setting["rows"])  # 200 tables would fill the memory
+    parts = [
+        (name, runs[start : start + most], setting, compile)
+        for name, runs in plans.items()
+        for start in range(0, len(runs), most)
+    ]
+    histories = pool.map(train_part, *zip(*parts, strict=True))
+    return pd.concat(tqdm(histories, total=len(parts), unit="part", leave=False), ignore_index=True)
 
-    ``loss`` is the held-out MSE over the label's variance.
-    """
+
+def train_part(name: str, runs: list[Run], setting: dict, compile: bool) -> pd.DataFrame:
     kind, sizes = MODELS[name]
-    parts, most = [], max(1, min(50, 50 * ROWS // setting["rows"]))  # 200 tables would fill the memory
-    for start in tqdm(range(0, len(runs), most), desc=name, unit="part", leave=False):
-        some = runs[start : start + most]
-        tables = [table(cosine, seed, setting) for cosine, _, seed in some]
-        seeds, rates = [seed for *_, seed in some], [lr for _, lr, _ in some]
-        models = [Recommender(t, kind, seed=seed, **sizes) for seed, t in zip(seeds, tables, strict=True)]
-        sizing = {"epochs": setting["epochs"], "batch_size": setting["batch"], "compile": compile}
-        history = fit_many(models, tables, lr=rates, seeds=seeds, progress=False, **sizing)
-        variance = pd.Series([float(t.labels["task_1"].var()) for t in tables])
-        history["loss"] = history["validation/loss/task_1"] / history["run"].map(variance)
-        asked = pd.DataFrame(some, columns=["cosine", "lr", "seed"])
-        parts.append(history.join(asked, on="run"))
-    return pd.concat(parts, ignore_index=True)[["cosine", "lr", "seed", "step", "loss"]].assign(model=name)
+    tables = [table(cosine, seed, setting) for cosine, _, seed in runs]
+    seeds, rates = [seed for *_, seed in runs], [lr for _, lr, _ in runs]
+    models = [Recommender(t, kind, seed=seed, **sizes) for seed, t in zip(seeds, tables, strict=True)]
+    sizing = {"epochs": setting["epochs"], "batch_size": setting["batch"], "compile": compile}
+    history = fit_many(models, tables, lr=rates, seeds=seeds, chunk=STACK, progress=False, **sizing)
+    variance = pd.Series([float(t.labels["task_1"].var()) for t in tables])
+    history["loss"] = history["validation/loss/task_1"] / history["run"].map(variance)
+    asked = pd.DataFrame(runs, columns=["cosine", "lr", "seed"])
+    return history.join(asked, on="run")[["cosine", "lr", "seed", "step", "loss"]].assign(model=name)
 
 
 def final(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["step"] == runs["step"].max()]
 
 
-def choose_rates(pilot: range, setting: dict) -> dict[str, float]:
+def choose_rates(pool: Executor, pilot: range, setting: dict, compile: bool) -> dict[str, float]:
     rates = {}
     print(f"pilot: mean loss over {len(pilot)} runs at cosine 0.5, 0.9, 1")
-    for name in MODELS:
-        tried = final(train(name, list(itertools.product(COSINES, RATES, pilot)), setting))
-        means = tried.groupby("lr")["loss"].mean()
+    plans = {name: list(itertools.product(COSINES, RATES, pilot)) for name in MODELS}
+    tried = final(train(pool, plans, setting, compile))
+    for name, own in tried.groupby("model", sort=False):
+        means = own.groupby("lr")["loss"].mean()
         rates[name] = means.idxmin()
         print(f"  {name:13} " + ", ".join(f"lr {lr:g}: {loss:.4f}" for lr, loss in means.items()), flush=True)
     return rates
 
 
-def run_cells(rates: dict[str, float], runs: int, setting: dict, compile: bool) -> pd.DataFrame:
+def run_cells(
+    pool: Executor, rates: dict[str, float], runs: int, setting: dict, compile: bool
+) -> pd.DataFrame:
     plans = {name: list(itertools.product(COSINES, [rates[name]], range(runs))) for name in MODELS}
-    return pd.concat([train(name, plan, setting, compile) for name, plan in plans.items()])
+    return train(pool, plans, setting, compile)
 
 
 def last_losses(runs: pd.DataFrame) -> pd.DataFrame:
@@ -169,11 +182,11 @@ def draw(runs: pd.DataFrame, last: pd.DataFrame, path: Path) -> None:
     plt.close(figure)
 
 
-def vary(rates: dict[str, float], runs: int) -> None:
+def vary(pool: Executor, rates: dict[str, float], runs: int) -> None:
     """A line per variation: what each of the three claims is compared by."""
     lines = {}
     for title, change in VARIATIONS.items():
-        last = last_losses(run_cells(rates, runs, STANDARD | change, compile=False))
+        last = last_losses(run_cells(pool, rates, runs, STANDARD | change, compile=False))
         line = {}
         for name in MODELS:
             gap = last[name, 0.5] - last[name, 1.0]
@@ -206,14 +219,18 @@ def main() -> None:
     if options.read:
         report(last_losses(pd.read_csv(options.read)))
         return
-    if options.rates:
-        rates = dict(zip(MODELS, options.rates, strict=True))
-    else:
-        rates = choose_rates(range(10_000, 10_000 + options.pilot), STANDARD)
-    if options.vary:
-        vary(rates, options.runs)
-        return
-    runs = run_cells(rates, options.runs, STANDARD, not options.no_compile)
+    # a process per core, with one thread each: threads that share such small products wait for each other
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as pool:
+        if options.rates:
+            rates = dict(zip(MODELS, options.rates, strict=True))
+        else:
+            pilot = range(10_000, 10_000 + options.pilot)
+            rates = choose_rates(pool, pilot, STANDARD, not options.no_compile)
+        if options.vary:
+            vary(pool, rates, options.runs)
+            return
+        runs = run_cells(pool, rates, options.runs, STANDARD, not options.no_compile)
     last = last_losses(runs)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

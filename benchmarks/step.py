@@ -7,6 +7,7 @@
     python benchmarks/step.py --model home         # 2 experts per task, category and for all; MMoE beside
     python benchmarks/step.py --grid               # corners and centre of B, D, experts, tasks
     python benchmarks/step.py --compile --bf16     # more rows
+    python benchmarks/step.py --returned-memory    # without device.keep_freed_memory: a loop of your own
     python benchmarks/step.py --cpu-time           # on a busy machine: one thread, its CPU time
 
 A step is forward, cross-entropy, backward and Adam; the input needs a gradient, as an embedding would.
@@ -231,11 +232,13 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=60, help="seconds to wait for quiet, per size")
     parser.add_argument("--quiet", type=float, default=0.15, help="cores that others may use in a sample")
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    parser.add_argument("--returned-memory", action="store_true", help="the system takes freed memory back")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, and its CPU time")
     args = parser.parse_args()
     if args.cpu_time:
         args.threads = 1
-    keep_freed_memory()  # as training.fit does, here for all of them
+    if not args.returned_memory:
+        keep_freed_memory()  # as training.fit does, here for all of them
     if args.threads:
         torch.set_num_threads(args.threads)
 
