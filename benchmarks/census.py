@@ -1,7 +1,7 @@
 """The series' models on the complete Census-Income, beside published and classical figures.
 
     python benchmarks/census.py [--path FOLDER] [--seeds 10] [--groups 1 2] [--models NAME ...] [--out FILE]
-    python benchmarks/census.py --tune
+    python benchmarks/census.py --tune [lr dropout ...]
 
 What is compared: networks of equal size (within 5 % of Shared-Bottom's parameters, printed), trained by
 `mtlkit.training.fit` with the same settings, and paired by seed. Beside them, scikit-learn on the same
@@ -279,12 +279,12 @@ def report(bench: Bench, group: int, names: list[str], seeds: int, epochs: int) 
     )
 
 
-def tune(bench: Bench, group: int, names: list[str], seeds: int) -> Iterator[str]:
-    """The lines of the validation grid of one group."""
+def tune(bench: Bench, group: int, names: list[str], seeds: int, settings: list[str]) -> Iterator[str]:
+    """The lines of the validation grid of one group; of these ``settings`` only, if there are any."""
     tasks = bench.table(group, False).tasks
     yield f"\nGroup {group}: validation AUC, {tasks[0]}, mean +- sd over {seeds} seeds; one change\n"
     cells = []
-    for changes in GRID:
+    for changes in (change for change in GRID if not settings or set(change) <= set(settings)):
         label = ", ".join(f"{k} {v:g}" for k, v in changes.items()) or "settings"
         cells.append([label])
         for name in names:
@@ -305,14 +305,21 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 2], choices=[1, 2])
     parser.add_argument("--epochs", type=int, default=TRAINING["epochs"])
     parser.add_argument("--out", type=Path, help="JSON lines; finished runs in it are not run again")
-    parser.add_argument("--tune", action="store_true", help="print the validation grid and no test figure")
+    changed = sorted({setting for change in GRID for setting in change})
+    parser.add_argument(
+        "--tune",
+        nargs="*",
+        choices=changed,
+        metavar="SETTING",
+        help=f"print the validation grid and no test figure; all of it, or of some settings: {changed}",
+    )
     options = parser.parse_args()
 
     torch.set_num_threads(1)  # small products: more threads only wait for each other on a busy machine
     bench = Bench(data_path(options.path, "census-income"), options.out)
     for group in options.groups:
-        if options.tune:
-            lines = tune(bench, group, options.models, options.seeds)
+        if options.tune is not None:
+            lines = tune(bench, group, options.models, options.seeds, options.tune)
         else:
             lines = report(bench, group, options.models, options.seeds, options.epochs)
         for line in lines:

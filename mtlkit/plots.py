@@ -23,6 +23,17 @@ def new_axes(width: float = 6.0, height: float = 3.6) -> Axes:
     return ax
 
 
+def _name_columns(ax: Axes, names: Sequence[object]) -> None:
+    """Names below the columns 0, 1, ...; slanted where they would run into each other."""
+    inches = (ax.figure.get_size_inches()[0] - 1.4) / len(names)  # 1.4 for what stands left of the axes
+    slanted = max(len(str(name)) for name in names) > 8 * inches
+    ax.set_xticks(range(len(names)), names)
+    if slanted:
+        ax.tick_params(axis="x", rotation=40)
+        for label in ax.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+
+
 def show(ax: Axes, alt: str) -> None:
     """Display the figure of ``ax`` in a notebook with a text that says what to read from it.
 
@@ -79,12 +90,12 @@ def loss_curves(frame: pd.DataFrame, group: str, y: str, ax: Axes | None = None)
 
 def cosine_table(cosine: np.ndarray, tasks: Sequence[str], ax: Axes | None = None) -> Axes:
     """The cosines between task gradients (T, T) as coloured cells with their numbers."""
-    ax = ax or new_axes(3.6, 3.0)
+    ax = ax or new_axes(max(3.6, 0.6 * len(tasks) + 1.2), max(3.0, 0.5 * len(tasks) + 1.2))
     ax.imshow(cosine, cmap="PuOr", vmin=-1, vmax=1)
     for i, j in np.ndindex(cosine.shape):
         dark = abs(cosine[i, j]) > 0.6
         ax.text(j, i, f"{cosine[i, j]:+.2f}", ha="center", va="center", color="white" if dark else "black")
-    ax.set_xticks(range(len(tasks)), tasks)
+    _name_columns(ax, tasks)
     ax.set_yticks(range(len(tasks)), tasks)
     ax.spines[:].set_visible(False)
     return ax
@@ -126,10 +137,7 @@ def expert_use(
         colour = "white" if mean[i, j] > 0.6 * top else "black"
         ax.text(j, i, f"{mean[i, j]:.2f}", ha="center", va="center", fontsize=8, color=colour)
     experts = list(range(mean.shape[1]) if experts is None else experts)
-    words = max(len(str(name)) for name in experts) > 4
-    ax.set_xticks(
-        range(len(experts)), experts, rotation=40 if words else 0, ha="right" if words else "center"
-    )
+    _name_columns(ax, experts)
     ax.set_xlabel("expert")
     ax.set_yticks(range(len(gates)), gates)
     ax.tick_params(length=0)
@@ -224,7 +232,7 @@ def seesaw(gains: pd.DataFrame, metric: str = "AUC", ax: Axes | None = None) -> 
         style = {"fmt": MARKERS[i % 7], "color": COLOURS[i % 7], "capsize": 3}
         ax.errorbar(place, part["gain"], yerr=part["ci95"], label=model, **style)
     ax.axhline(0, color="0.6", linestyle=":")
-    ax.set_xticks(range(len(tasks)), tasks)
+    _name_columns(ax, tasks)
     ax.set_ylabel(f"{metric} gain over single tasks")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
@@ -262,7 +270,7 @@ def spread(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for i, name in enumerate(table):
         ax.plot([i] * len(table), table[name], MARKERS[i % 7], color=COLOURS[i % 7], alpha=0.7)
         ax.hlines(table[name].mean(), i - 0.15, i + 0.15, color=COLOURS[i % 7])
-    ax.set_xticks(range(table.shape[1]), table.columns)
+    _name_columns(ax, table.columns)
     ax.set_ylim(bottom=0)
     ax.set_ylabel("final loss, mean of both tasks")
     return ax

@@ -578,6 +578,17 @@ def test_an_auc_below_one_half_warns(table):
         training.evaluate(model, swapped.part("test"))
 
 
+def test_an_auc_below_one_half_by_chance_does_not_warn(table, model):
+    """Labels by the toss of a coin: about half of the AUCs lie below one half."""
+    below = 0
+    for seed in range(6):
+        coin = (np.random.default_rng(seed).random(len(table)) < 0.5).astype(np.float32)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*worse than a coin")
+            below += training.evaluate(model, changed(table, "like", y=coin)).loc["like", "auc"] < 0.5
+    assert below >= 1
+
+
 # --- devices --------------------------------------------------------------------------------------
 
 

@@ -113,19 +113,20 @@ def curves(history: pd.DataFrame, run: Run) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from mtlkit.plots import COLOURS, new_axes
+    from mtlkit.plots import COLOURS, MARKERS, new_axes
 
     tasks = [name.removeprefix("train/loss/") for name in history if name.startswith("train/loss/")]
     ax = new_axes()
     for i, task in enumerate(tasks):
         colour = COLOURS[i % len(COLOURS)]
         ax.plot(history["epoch"], history[f"train/loss/{task}"], ":", color=colour)
-        ax.plot(history["epoch"], history[f"validation/loss/{task}"], color=colour, marker=".", label=task)
+        style = {"color": colour, "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], "markersize": 4}
+        ax.plot(history["epoch"], history[f"validation/loss/{task}"], label=task, **style)
     ax.axvline(history.attrs["best_epoch"], color="0.8", zorder=0)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("epoch (grey: the best one)")
     ax.set_ylabel("loss; dotted: training")
     ax.set_yscale("log")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     ax.figure.savefig(run.folder / "learning_curves.png", dpi=110)
     plt.close(ax.figure)
