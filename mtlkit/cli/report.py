@@ -198,7 +198,7 @@ def export(args: argparse.Namespace) -> None:
     run = Run.finished(args.run)
     model = run.model()
     inputs = _made_up(run, 256)
-    rows = torch.export.Dim("rows")
+    rows = torch.export.Dim("rows", max=2**31)  # torch 2.6 refuses some models without a bound
     program = torch.export.export(model, inputs, dynamic_shapes=({0: rows}, {0: rows}))
     file = args.file or str(run.folder / "model.pt2")
     torch.export.save(program, file)
