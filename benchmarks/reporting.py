@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from mtlkit import metrics
 from mtlkit.data import Table
 
 
@@ -84,10 +85,7 @@ def one_hot(part: Table, kept: Sequence[int]) -> sparse.csr_matrix:
 
 def chance(y: np.ndarray, auc: float) -> float:
     """Standard error of an AUC from the finite draw of the rows (Hanley and McNeil, Radiology 1982)."""
-    positive, negative = int((y == 1).sum()), int((y == 0).sum())
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = auc * (1 - auc) + (positive - 1) * (q1 - auc**2) + (negative - 1) * (q2 - auc**2)
-    return float(np.sqrt(variance / (positive * negative)))
+    return metrics.auc_error(auc, int((y == 1).sum()), int((y == 0).sum()))
 
 
 def spread(values: Sequence[float] | np.ndarray, digits: int = 5) -> str:

@@ -72,6 +72,18 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     return int(half_wins[0]) / (2 * positives * (n - positives))
 
 
+def auc_error(auc: float, positives: int, negatives: int) -> float:
+    """Standard error of an AUC from the finite draw of the rows; infinite when one class is missing.
+
+    Hanley and McNeil, Radiology 1982; for ``auc`` 0.5 it is that of a coin (Mann-Whitney).
+    """
+    if not positives * negatives:
+        return math.inf
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    return math.sqrt(variance / (positives * negatives))
+
+
 def gauc(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> GAUC:
     """AUC within each user, averaged with the user's number of logs as weight.
 

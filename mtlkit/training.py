@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -377,7 +376,9 @@ def evaluate(
             except metrics.UndefinedMetric as reason:
                 line[name] = float("nan")
                 warnings.warn(f"{name}/{task}: {reason}", stacklevel=2)
-        if 0.5 - line.get("auc", 1.0) > 3 * _luck_of_an_auc(line.get("positives", 0), line["observed"]):
+        if line.get("auc", 1.0) < 0.5 - 3 * metrics.auc_error(
+            0.5, line.get("positives", 0), line["observed"] - line.get("positives", 0)
+        ):
             warnings.warn(
                 f"auc/{task} is {line['auc']:.3f}, worse than a coin: is this column really {task!r}?",
                 stacklevel=2,
@@ -385,12 +386,6 @@ def evaluate(
         lines.append(line)
     frame = pd.DataFrame(lines).set_index("task")
     return frame.join(ceiling(table).add_suffix("_ceiling")) if table.probabilities else frame
-
-
-def _luck_of_an_auc(positives: int, rows: int) -> float:
-    """Standard error of the AUC of a coin on so many rows (Mann-Whitney)."""
-    pairs = positives * (rows - positives)
-    return math.sqrt((rows + 1) / (12 * pairs)) if pairs else math.inf
 
 
 def ceiling(table: Table, predictions: pd.DataFrame | None = None) -> pd.DataFrame:

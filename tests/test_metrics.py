@@ -365,3 +365,12 @@ def test_expected_figures_say_what_is_wrong():
             call([0.1, np.nan], [0.5, 0.5])
         with pytest.raises(metrics.UndefinedMetric, match="0 rows"):
             call([0.1], [np.nan])
+
+
+def test_the_error_of_an_auc_is_its_spread_over_draws_of_the_rows():
+    r = np.random.default_rng(0)
+    y = np.repeat([1.0, 0.0], [30, 70])
+    for shift in (0.0, 1.0):
+        drawn = [metrics.auc(r.standard_normal(100) + shift * y, y) for _ in range(2000)]
+        assert metrics.auc_error(np.mean(drawn), 30, 70) == pytest.approx(np.std(drawn), rel=0.1)
+    assert metrics.auc_error(0.5, 0, 5) == np.inf
