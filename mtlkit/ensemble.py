@@ -102,7 +102,10 @@ class _Step:
         self.base, self.evaluated, self.weight_decay = base, copy.deepcopy(base).eval(), weight_decay
         self.shapes = {name: p.shape for name, p in base.named_parameters()}
         self.moving = [name for name, _ in base.named_buffers() if name in base.state_dict()]
-        self.compiled = torch.compile(self._run, dynamic=False) if compile else None
+        # the processor's flags decide which vectors are used: trying each out with the C++ compiler takes
+        # seven seconds on a machine that has compiled nothing yet
+        options = {"cpp.vec_isa_ok": True}
+        self.compiled = torch.compile(self._run, dynamic=False, options=options) if compile else None
         self.recorded: dict[tuple[torch.Size, ...], Callable[..., None]] = {}
 
     def __call__(self, *tensors) -> None:

@@ -59,12 +59,13 @@ class StackedLinear(nn.Module):
 
     def rows_last(self, x: Tensor) -> Tensor:
         """The same with B as the last dimension.   (n, in, B), or (in, B) for all n, -> (n, out, B)"""
+        bias = None if self.bias is None else self.bias.unsqueeze(-1)  # (n, out, 1)
         if x.dim() == 2:
-            y = self.weight.flatten(0, 1) @ x  # (n*out, B)
-            y = y if self.bias is None else y.add_(self.bias.flatten().unsqueeze(-1))
+            weight = self.weight.flatten(0, 1)  # (n*out, in)
+            y = weight @ x if bias is None else torch.addmm(bias.flatten(0, 1), weight, x)  # (n*out, B)
             return y.unflatten(0, self.weight.shape[:2])  # (n, out, B)
-        y = torch.bmm(self.weight, x)  # (n, out, B)
-        return y if self.bias is None else y.add_(self.bias.unsqueeze(-1))
+        # not bmm and then add_: after an in-place change of a view, gradients are copied twice
+        return torch.bmm(self.weight, x) if bias is None else torch.baddbmm(bias, self.weight, x)
 
 
 def _rows_are_last(x: Tensor) -> bool:
