@@ -245,7 +245,9 @@ class Gates(nn.Module):
         self.weight = nn.Parameter(torch.empty(int(choices.sum()), in_width))  # a row per visible pair
         self.register_buffer("pairs", choices.flatten().nonzero().flatten(), persistent=False)
         self.register_buffer("hidden", ~visible, persistent=False)
-        self.sees_all, self.chooses_all = bool(visible.all()), bool(choices.all())
+        start = torch.zeros(gates, experts, device="cpu").masked_fill(~visible, -torch.inf)
+        self.register_buffer("start", start, persistent=False)  # of a logit; -inf: not seen
+        self.chooses_all = bool(choices.all())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -263,23 +265,24 @@ class Gates(nn.Module):
         _check_input(type(self).__name__, x, self.in_width, inputs, shared=self.by_input is None)
         if self.by_input is not None:
             weights = self.weight[self.sorted].split(self.by_input)
-            logits = torch.cat([w @ z.T for w, z in zip(weights, x.unbind(1), strict=True)])  # (pairs, B)
-            logits = self._all_pairs(logits, self.pairs[self.sorted])  # (G, E, B)
+            logits = torch.cat([(z @ w.T).T for w, z in zip(weights, x.unbind(1), strict=True)])  # (pairs, B)
+            logits = self._all_pairs(logits, self.start, self.pairs[self.sorted])  # (G, E, B)
         elif x.dim() == 2:
-            logits = self._all_pairs(self.weight @ x.T)  # (G, E, B)
+            logits = self._all_pairs(self.weight @ x.T, self.start)  # (G, E, B)
         else:
-            logits = torch.bmm(self._all_pairs(self.weight), x.permute(1, 2, 0))  # (G, E, B)
-        if not self.sees_all:
-            logits = logits.masked_fill(self.hidden.unsqueeze(-1), -torch.inf)
+            weight = self._all_pairs(self.weight, torch.zeros_like(self.start)).mT  # (G, D, E)
+            # x first: then its gradient has x's layout
+            logits = torch.baddbmm(self.start.unsqueeze(1), x.transpose(0, 1), weight).mT  # (G, E, B)
         # B stands last so that the softmax runs over whole vectors of rows: over a last dimension of a few
         # experts it is ten times slower
         return logits.softmax(dim=1).permute(2, 0, 1)  # (B, G, E)
 
-    def _all_pairs(self, rows: Tensor, pairs: Tensor | None = None) -> Tensor:
-        """A row per parameter, 0 for the other pairs of gate and expert.   (pairs, n) -> (G, E, n)"""
+    def _all_pairs(self, rows: Tensor, start: Tensor, pairs: Tensor | None = None) -> Tensor:
+        """A row per parameter, ``start`` for the other pairs of gate and expert.   (pairs, n) -> (G, E, n)"""
         if not self.chooses_all or pairs is not None:
-            full = rows.new_zeros(self.gates * self.experts, rows.shape[1])
-            rows = full.index_copy(0, self.pairs if pairs is None else pairs, rows)  # (G*E, n)
+            # repeat, not expand: torch.compile writes into the one element that an expanded tensor has
+            full = start.to(rows.dtype).view(-1, 1).repeat(1, rows.shape[1])  # (G*E, n)
+            rows = full.index_copy(0, self.pairs if pairs is None else pairs, rows)
         return rows.view(self.gates, self.experts, -1)
 
 

@@ -170,7 +170,7 @@ class HoME(nn.Module):
         reads = [*category, *range(len(names) + 1)]  # which vector of level 1 a group of experts reads
         reads = [row for row, n in zip(reads, experts, strict=True) if n]
         self.category = tuple(category)  # of each task, an index of ``categories``
-        self.register_buffer("reads", torch.tensor(reads, device="cpu"), persistent=False)
+        self.reads = tuple(reads)
         parts = {"loras": loras, "rank": rank, "self_gates": self_gates, "mask": mask}
         two = two_levels(in_width, category, levels, meta, experts, feature_gates=feature_gates, **parts)
         self.levels = nn.ModuleList(two)
@@ -182,7 +182,9 @@ class HoME(nn.Module):
         z = meta(x, x)  # (B, C + 1, H)
         # Eq. 7: Gate^t(z_category + z_shared), the two side by side
         both = torch.cat([z[:, :-1], z[:, -1:].expand(-1, len(self.categories), -1)], dim=2)  # (B, C, 2H)
-        h = task(z[:, self.reads], both)  # (B, T, H)
+        rows = z.unbind(1)
+        own = torch.stack([rows[row] for row in self.reads]).transpose(0, 1)  # (B, M, H), M first in memory
+        h = task(own, both)  # (B, T, H)
         # Eq. 7: y^t = Tower^t(h^t)
         return self.towers(h)  # (B, T)
 
