@@ -108,7 +108,7 @@ def run_sections(
     tune: Callable[[object, int], Iterable[str]],
     *,
     seeds: int,
-    few: str,
+    few: str | None = None,
 ) -> None:
     """The command line of a benchmark on KuaiRand: print the lines of the sections asked for, or the grid.
 

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mtlkit.layers import ExpertNorm
+
 
 def place() -> tuple[int, int]:
     """This process's number, from 0, and how many there are."""
@@ -52,13 +54,46 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
+class _SumOfAll(torch.autograd.Function):
+    """The sum over all processes, whose gradient is the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return add_up(x.clone())
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return add_up(grad.clone())
+
+
+class _SharedNorm(ExpertNorm):
+    """An ``ExpertNorm`` whose batch are the rows of all processes; they may have different numbers."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        shared = self.training and place()[1] > 1
+        rows = int(add_up(torch.tensor(len(z), device=z.device))) if shared else 0
+        if rows < 2:
+            return super().forward(z)
+        mean = _SumOfAll.apply(z.sum(dim=0)) / rows  # (E, H)
+        centred = z - mean  # (B, E, H)
+        variance = _SumOfAll.apply(centred.square().sum(dim=0)) / rows
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
+        return self.weight * centred * (variance + self.eps).rsqrt() + self.bias  # (B, E, H)
+
+
 def together(model: nn.Module) -> nn.Module:
     """``model`` with gradients that are the mean over all processes (DDP); itself for one process.
 
-    Batch norms see the rows of their own process; ``average_buffers`` joins their running averages.
+    The batch norms of ``Experts`` see the rows of all processes, others those of their own process;
+    ``average_buffers`` joins their running averages.
     """
     if place()[1] == 1:
         return model
+    for module in model.modules():
+        if type(module) is ExpertNorm:
+            module.__class__ = _SharedNorm  # the same weights and averages
     with warnings.catch_warnings():  # its new name is not in all releases of torch that we support
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, broadcast_buffers=False)

@@ -69,7 +69,8 @@ def fit(
     Where ``torch.distributed`` is initialised (torchrun), all processes call it alike and train one model
     data-parallel: ``batch_size`` counts the rows of all processes, a loss is the mean over all their
     observed labels, and every process returns the same history. Rounding apart, it is that of one process;
-    two things draw or count by process: dropout, and the batch of a batch norm (HoME, ``expert_norm``).
+    only dropout draws by process. (HoME's batch norm is over the rows of all; a batch norm of your own
+    model sees those of its process.)
 
     Parameters
     ----------
