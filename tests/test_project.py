@@ -24,7 +24,7 @@ LAYERS = {
     "mtlkit.losses": {"mtlkit.data"},
     "mtlkit.ranking": set(),
     "mtlkit.models": {"mtlkit.models", "mtlkit.layers", "mtlkit.data"},
-    "mtlkit.parallel": set(),
+    "mtlkit.parallel": {"mtlkit.layers"},
     "mtlkit.checkpoint": {"mtlkit.parallel"},
     "mtlkit.rows": {"mtlkit.models", "mtlkit.data", "mtlkit.parallel"},
     "mtlkit.stream": {"mtlkit.models", "mtlkit.data", "mtlkit.parallel", "mtlkit.rows"},
