@@ -280,8 +280,9 @@ class Gates(nn.Module):
     def _all_pairs(self, rows: Tensor, start: Tensor, pairs: Tensor | None = None) -> Tensor:
         """A row per parameter, ``start`` for the other pairs of gate and expert.   (pairs, n) -> (G, E, n)"""
         if not self.chooses_all or pairs is not None:
-            # repeat, not expand: torch.compile writes into the one element that an expanded tensor has
-            full = start.to(rows.dtype).view(-1, 1).repeat(1, rows.shape[1])  # (G*E, n)
+            full = start.to(rows.dtype).view(-1, 1).expand(-1, rows.shape[1])  # (G*E, n)
+            # a copy, or torch.compile writes all n into the one place that an expanded row has
+            full = full.contiguous()
             rows = full.index_copy(0, self.pairs if pairs is None else pairs, rows)
         return rows.view(self.gates, self.experts, -1)
 
