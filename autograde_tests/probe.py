@@ -7,15 +7,18 @@ two can live in two processes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import linecache
 import os
 import signal
 import sys
 import tempfile
+import textwrap
 import threading
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +30,7 @@ from autograde_tests.exercise import Trial
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FINISHED = os.path.join(os.path.dirname(HERE), "mtlkit", "")  # where a checkout has it
+LONGEST = 160  # characters of an error; torch explains some at length
 SECONDS = 20.0  # for all trials of a check; a check takes well under two
 
 
@@ -96,12 +100,14 @@ def _function(answer: object, trial: Trial, device: torch.device) -> tuple[dict,
 def _module(answer: object, trial: Trial, device: torch.device) -> tuple[dict, tuple]:
     if not (isinstance(answer, type) and issubclass(answer, nn.Module)):
         raise Wrong("type", f"this exercise asks for a class (nn.Module), you gave {_name(answer)}")
-    module = answer(**trial.build)
+    build = copy.deepcopy(dict(trial.build))
+    module = answer(**build)
     dtype = getattr(torch, trial.dtype)
     module.to(device=device, dtype=dtype)
     load(module, trial.state)
     own = {f"{part}.{kind}": ts for (part, kind), ts in _grouped(module.state_dict(keep_vars=True)).items()}
-    return _call(module, trial, device, own)
+    arrays, changed = _call(module, trial, device, own)
+    return arrays, changed + tuple(k for k, v in trial.build.items() if not _equal(v, build[k]))
 
 
 def _call(
@@ -109,7 +115,7 @@ def _call(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Outputs, gradients by the trial's inputs and by ``parameters``, and the inputs that were changed."""
     inputs = {k: _tensor(v, k in trial.grads, trial, device) for k, v in trial.inputs.items()}
-    before = {k: v.detach().clone() for k, v in inputs.items() if isinstance(v, Tensor)}
+    before = {k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in inputs.items()}
     out = run(*inputs.values())
     arrays = _outputs(out) | _gradients(out, {k: inputs[k] for k in trial.grads} | parameters)
     return arrays, tuple(k for k, v in before.items() if not _equal(v, inputs[k]))
@@ -152,9 +158,12 @@ def load(module: nn.Module, state: dict[str, np.ndarray]) -> None:
         flat = np.concatenate([np.asarray(a).reshape(-1) for a in arrays])
         if sum(t.numel() for t in mine) != flat.size:
             have = sum(t.numel() for t in mine)
-            hint = "; is it a plain list? Then torch does not see its layers" if not mine else ""
+            seen = any(name == part for name, _ in own) or mine
+            hint = _sizes(mine) if seen else "; is it a plain list? Then torch does not see its layers"
             raise Wrong(
-                "parts", f"self.{part} should hold {flat.size} numbers as {kind}, yours holds {have}{hint}"
+                "parts",
+                f"self.{part} should hold {flat.size} numbers as {kind}{_sizes(arrays)}, "
+                f"yours holds {have}{hint}",
             )
         with torch.no_grad():
             for tensor in mine:
@@ -163,6 +172,12 @@ def load(module: nn.Module, state: dict[str, np.ndarray]) -> None:
     if own:
         part, kind = next(iter(own))
         raise Wrong("parts", f"self.{part} ({kind}) is a part that this model does not have")
+
+
+def _sizes(tensors: Sequence) -> str:
+    """How many of which shape: " (3 x (2, 4))"."""
+    counts = Counter(tuple(tensor.shape) for tensor in tensors)
+    return f" ({', '.join(f'{n} x {shape}' for shape, n in counts.items())})" if counts else ""
 
 
 def _grouped(state: dict) -> dict[tuple[str, str], list]:
@@ -178,7 +193,7 @@ def _grouped(state: dict) -> dict[tuple[str, str], list]:
 
 def _tensor(value: object, grad: bool, trial: Trial, device: torch.device) -> object:
     if not isinstance(value, np.ndarray):
-        return value
+        return copy.deepcopy(value)  # a list that an answer changes must not reach the next trial
     tensor = torch.from_numpy(value.copy()).to(device)
     if tensor.is_floating_point():
         tensor = tensor.to(getattr(torch, trial.dtype))
@@ -189,6 +204,8 @@ def _tensor(value: object, grad: bool, trial: Trial, device: torch.device) -> ob
 
 def _outputs(out: object, name: str = "out") -> dict[str, np.ndarray]:
     """Results as arrays by name; a dict or a tuple gives one array per entry."""
+    if name != "out" and (out is None or out is Ellipsis):
+        raise Wrong("type", f"{name.removeprefix('out')} is still empty: it is {out}")
     if out is None:
         raise Wrong("type", "it returns None: is the `return` missing?")
     if isinstance(out, dict):
@@ -196,7 +213,15 @@ def _outputs(out: object, name: str = "out") -> dict[str, np.ndarray]:
     if isinstance(out, (tuple, list)):
         return {k: v for i, value in enumerate(out) for k, v in _outputs(value, f"{name}[{i}]").items()}
     if isinstance(out, Tensor):
+        if out.is_complex():
+            raise Wrong("type", "it returns complex numbers: did you take the root of a negative one?")
         return {name: out.detach().cpu().numpy()}
+    if isinstance(out, nn.Module):
+        raise Wrong(
+            "type",
+            f"it returns {_name(out)}: `nn.{type(out).__name__}(...)` builds a layer and applies nothing. "
+            "Call the layer, or torch's function of that name.",
+        )
     if isinstance(out, (bool, int, float, str, np.ndarray, np.generic)):
         return {name: np.asarray(out)}
     raise Wrong("type", f"it returns {_name(out)}; a tensor or a number is expected")
@@ -221,7 +246,9 @@ def _gradients(out: object, wanted: dict[str, object]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def _equal(a: object, b: object) -> bool:
+    if not isinstance(a, Tensor):
+        return a == b
     return a.shape == b.shape and torch.equal(
         torch.nan_to_num(a, nan=7.25), torch.nan_to_num(b.detach(), nan=7.25)
     )
@@ -236,7 +263,8 @@ def _name(value: object) -> str:
 
 def own_line(error: BaseException) -> str:
     """The error in one line, and the line of the student's own code that raised it."""
-    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+    first = str(error).splitlines()[0] if str(error) else ""
+    what = f"{type(error).__name__}: {textwrap.shorten(first, LONGEST)}".rstrip(": ")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         ours = frame.filename.startswith(HERE) and "sheets" not in frame.filename
         inside = ours or frame.filename.startswith(FINISHED)

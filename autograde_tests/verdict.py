@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ import torch
 from autograde_tests.exercise import Exercise, Trial
 from autograde_tests.probe import Reply, ask
 
+STUB = "(`raise NotImplementedError()` is still reached; put your answer in its place)"
+VALUES_ARE_RIGHT = "the values are right, but"
 Known = dict[tuple[int, int], Reply]  # by id of the answer and of the trial
 
 
@@ -46,26 +49,32 @@ def judge(
         )
 
     if replies and replies[0].failure == "blank":
-        return Verdict(False, say("○", f"{exercise.title}: not attempted yet"))
+        return Verdict(False, say("○", f"{exercise.title}: not attempted yet", STUB))
     expected = _replies(exercise, exercise.reference, trials, device, known)
-    passed: list[str] = []
-    for i, trial in enumerate(trials):
-        reply = replies[i] if i < len(replies) else replies[-1]
-        problem = _difference(exercise, trial, reply, expected[i], device)
-        if problem is None:
-            passed.append(trial.what)
-            continue
+    problems = [
+        _difference(exercise, trial, replies[min(i, len(replies) - 1)], expected[i], device, known)
+        for i, trial in enumerate(trials)
+    ]
+    wrong = [i for i, problem in enumerate(problems) if problem is not None]
+    if wrong:
+        # a worked example's plain numbers can hide a wrong value that another trial shows
+        i = next((i for i in wrong if not problems[i].startswith(VALUES_ARE_RIGHT)), wrong[0])
+        reply, problem = replies[min(i, len(replies) - 1)], problems[i]
+        passed = [trial.what for trial in trials[: wrong[0]]]
         so_far = [f"right so far: {', '.join(passed)}"] if passed else []
         named, _, detail = problem.partition("\n")
         if named not in exercise.mistakes:
-            named, detail = _mistake(exercise, trials, replies, i, device, known), ""
+            named, detail = _mistake(exercise, trials, replies, expected, i, device, known), ""
         if named and reply.failure not in ("delegated", "slow"):
             own = [reply.text] if reply.failure == "crash" else []
             lines = [*own, f"It looks as if {named}", *detail.splitlines()]
         else:
             lines = [problem]
-        return Verdict(False, say("✗", trial.what, *lines, *so_far), named)
-    checked = "values and gradients" if any(k.startswith("grad") for k in expected[0].arrays) else "values"
+        return Verdict(False, say("✗", trials[i].what, *lines, *so_far), named)
+    passed = [trial.what for trial in trials]
+    checked = (
+        "values and gradients" if any(k.startswith("grad") for e in expected for k in e.arrays) else "values"
+    )
     right = "it is one" if exercise.rule else f"{checked} are right"
     return Verdict(True, say("✓", f"{exercise.title}: {right}", f"checked: {', '.join(passed)}"))
 
@@ -84,11 +93,15 @@ def _mistake(
     exercise: Exercise,
     trials: Sequence[Trial],
     replies: Sequence[Reply],
+    expected: Sequence[Reply],
     first: int,
     device: torch.device,
     known: Known,
 ) -> str:
-    """The mistake with the same numbers in every trial; else the only one that fits the first wrong one."""
+    """The mistake with the same numbers in every trial; else the only one that fits two wrong ones.
+
+    One trial alone does not tell: the plain numbers of a worked example fit several mistakes.
+    """
     here = []
     for sentence, wrong in exercise.mistakes.items():
         at_first = _replies(exercise, wrong, trials[first : first + 1], device, known)[0]
@@ -96,16 +109,17 @@ def _mistake(
             continue
         theirs = _replies(exercise, wrong, trials, device, known)
         # an answer that is too slow ends the replies before the trials
-        if len(theirs) == len(replies) and all(
-            _same(a, b, t, device) for a, b, t in zip(replies, theirs, trials, strict=False)
-        ):
+        alike = [_same(a, b, t, device) for a, b, t in zip(replies, theirs, trials, strict=False)]
+        if len(theirs) == len(replies) and all(alike):
             return sentence
-        here.append(sentence)
+        wrong_too = [not _same(a, b, t, device) for a, b, t in zip(theirs, expected, trials, strict=False)]
+        if sum(a and b for a, b in zip(alike, wrong_too, strict=False)) > 1:
+            here.append(sentence)
     return here[0] if len(here) == 1 else ""
 
 
 def _difference(
-    exercise: Exercise, trial: Trial, reply: Reply, right: Reply, device: torch.device
+    exercise: Exercise, trial: Trial, reply: Reply, right: Reply, device: torch.device, known: Known
 ) -> str | None:
     """What is wrong with a reply, in words; None where nothing is."""
     if reply.failure == "delegated":
@@ -114,7 +128,12 @@ def _difference(
             "Use torch, and what the exercise's text allows."
         )
     if reply.failure == "crash":
-        return f"your code stopped with an error:\n{reply.text}"
+        if "leaf Variable that requires grad" in reply.text:
+            return f"an input is changed in place by your code; work on a copy.\n{reply.text}"
+        hint = "\nnumpy cuts the gradients off: use torch's functions." if "numpy()" in reply.text else ""
+        if trial.dtype != "float32" and re.search("dtype|Double|Float|double|float", reply.text):
+            hint = f"\nThe inputs are {trial.dtype} here. Make new tensors like them: `x.new_zeros(...)`."
+        return f"your code stopped with an error:\n{reply.text}{hint}"
     if reply.failure:
         return reply.text
     if reply.changed:
@@ -127,7 +146,12 @@ def _difference(
         label = "the result" if name == "out" else name.removeprefix("out")
         if got is None and name.startswith("grad"):
             what = name.replace("grad", "gradient", 1)
-            return f"the values are right, but no {what} arrives: where does the graph end?"
+            return f"{VALUES_ARE_RIGHT} no {what} arrives: where does the graph end?"
+        if got is None and any(key.startswith(f"{name}[") for key in reply.arrays):
+            return (
+                f"{label} has several parts; one tensor is expected. Of a list you can make one with "
+                "torch.stack or torch.tensor; of `x.max(dim)` take `.values`."
+            )
         if got is None and label[0] == "[" and label.count("[") == 2:
             return f"{label.rpartition('[')[0].strip('[]')} should have several entries, as a tuple or a list"
         if got is None:
@@ -137,14 +161,18 @@ def _difference(
                 else f"{label} is missing"
             )
         if got.shape != expected.shape:
-            letters = f" = {exercise.shape}" if name == "out" and exercise.shape else ""
+            letters = f" = {exercise.shape}" if name == "out" and exercise.shape and expected.ndim else ""
             entry = f"{label}: " if label[0] == "[" else ""
             return f"{entry}expected the shape {_shape(expected)}{letters}, got {_shape(got)}"
         if got.dtype.kind in "US" or expected.dtype.kind in "US":
-            if not np.array_equal(got, expected):
-                return (
-                    f"{label}: {got.ravel()[:1].tolist()[0]!r} is not it" if got.size else f"{label} is empty"
-                )
+            if expected.dtype.kind not in "US":
+                kind = "True or False" if expected.dtype.kind == "b" else "a number"
+                return f"{label} is a text; give {kind}."
+            if not _same_text(got, expected):
+                given = got.ravel()[:1].tolist()
+                if given and not trial.inputs and not _is_a_choice(exercise, name, trial, got, device, known):
+                    return f"{label}: {given[0]!r} is none of the answers in the text; write it as there."
+                return f"{label}: {given[0]!r} is not it" if given else f"{label} is empty"
             continue
         wrong = ~np.isclose(
             got.astype(np.float64),
@@ -153,25 +181,44 @@ def _difference(
             **tolerance(trial.dtype, device),
         )
         if wrong.any():
-            return _first_wrong(label, got, expected, wrong)
+            return _first_wrong(label, got, expected, wrong, predicted=not trial.inputs)
     extra = [name for name in reply.arrays if name not in right.arrays]
     return f"{extra[0].removeprefix('out')} is not asked for" if extra else None
 
 
-def _first_wrong(label: str, got: np.ndarray, expected: np.ndarray, wrong: np.ndarray) -> str:
+def _same_text(a: np.ndarray, b: np.ndarray) -> bool:
+    """Capitals and spaces around a word do not count."""
+    return a.shape == b.shape and all(
+        str(x).strip().lower() == str(y).strip().lower() for x, y in zip(a.ravel(), b.ravel(), strict=True)
+    )
+
+
+def _is_a_choice(
+    exercise: Exercise, name: str, trial: Trial, got: np.ndarray, device: torch.device, known: Known
+) -> bool:
+    """Whether a predicted text is one that the reference or a mistake gives."""
+    answers = (exercise.reference, *exercise.mistakes.values())
+    replies = [_replies(exercise, answer, [trial], device, known)[0] for answer in answers]
+    return any(name in reply.arrays and _same_text(got, reply.arrays[name]) for reply in replies)
+
+
+def _first_wrong(
+    label: str, got: np.ndarray, expected: np.ndarray, wrong: np.ndarray, predicted: bool
+) -> str:
     where = tuple(int(k) for k in np.argwhere(wrong)[0])
-    if label.startswith("[") and not where:  # one prediction: the right one is for the student to find
+    if predicted and not where:  # the right one is for the student to find
         return f"{label} = {got[where]} is not it. Look again."
     at = f" at {list(where)}" if where else ""
     if label.startswith("grad"):
-        label, at = f"the values are right, but the {label.replace('grad', 'gradient', 1)}", ""
-    if np.isnan(got[where]) and not np.isnan(expected[where]):
-        return (
-            f"{label}{at} is NaN (not a number), expected {expected[where]:.4g}. Which step can make a NaN?"
-        )
+        label, at = f"{VALUES_ARE_RIGHT} the {label.replace('grad', 'gradient', 1)}", ""
+    want = expected[where] + 0.0  # no -0
+    if np.isnan(got[where]) and not np.isnan(want):
+        return f"{label}{at} is NaN (not a number), expected {want:.4g}. Which step can make a NaN?"
     many = f" ({int(wrong.sum())} of {wrong.size} numbers differ)" if wrong.size > 1 else ""
-    label += " is not" if label.startswith("the values") else ""
-    return f"{label}{at}: expected {expected[where]:.4g}, got {got[where]:.4g}{many}"
+    label += " is not" if label.startswith(VALUES_ARE_RIGHT) else ""
+    # as many digits as tell the two apart
+    digits = next((n for n in (4, 6) if f"{want:.{n}g}" != f"{got[where]:.{n}g}"), 9)
+    return f"{label}{at}: expected {want:.{digits}g}, got {got[where]:.{digits}g}{many}"
 
 
 def _same(a: Reply, b: Reply, trial: Trial, device: torch.device) -> bool:
@@ -185,7 +232,7 @@ def _same(a: Reply, b: Reply, trial: Trial, device: torch.device) -> bool:
         if left.shape != right.shape:
             return False
         if left.dtype.kind in "US" or right.dtype.kind in "US":
-            if not np.array_equal(left, right):
+            if not _same_text(left, right):
                 return False
         elif not np.allclose(
             left.astype(np.float64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 
@@ -224,6 +225,66 @@ def test_changed_inputs_lost_gradients_and_wrong_shapes_have_their_own_words():
     for exercise_id, cases in words.items():
         for answer, phrase in cases:
             assert phrase in str(autograde_tests.verdict(exercise_id, answer)), phrase
+
+
+def test_a_list_that_an_answer_changes_is_named_and_the_next_answer_finds_it_whole():
+    def emptied(own, shared):
+        return exercise("3.1").reference([own.pop(0) for _ in range(len(own))], shared)
+
+    class Longer(exercise("3.5").reference):
+        def __init__(self, D, H, experts):
+            super().__init__(D, H, experts)
+            experts.append(1)
+
+    for exercise_id, answer, name in (("3.1", emptied, "own"), ("3.5", Longer, "experts")):
+        assert f"the input `{name}` is changed" in str(autograde_tests.verdict(exercise_id, answer))
+        assert autograde_tests.verdict(exercise_id, exercise(exercise_id).reference).passed
+
+
+def _said(exercise_id, answer):
+    return str(autograde_tests.verdict(exercise_id, answer))
+
+
+def test_a_float32_tensor_among_float64_numbers_is_explained():
+    def single(logits, labels):
+        seen = (~labels.isnan()).float()
+        each = nn.functional.softplus(logits) - logits * labels.nan_to_num()
+        return torch.einsum("bt,bt->t", each, seen) / seen.sum(0).clamp(min=1)
+
+    assert "The inputs are float64 here" in _said("1.1", single)
+
+
+def test_lists_texts_and_empty_entries_have_their_own_words():
+    right = exercise("2.5").reference
+    listed = _said("2.5", lambda weights: right(weights) | {"mean": right(weights)["mean"].tolist()})
+    assert "['mean'] has several parts; one tensor is expected" in listed
+    assert "['mean'] is still empty" in _said("2.5", lambda weights: right(weights) | {"mean": None})
+    quiz = exercise("2.0").reference()
+    assert autograde_tests.verdict("2.0", lambda: {key: f" {v.upper()}" for key, v in quiz.items()}).passed
+    assert "'b)' is none of the answers" in _said("2.0", lambda: quiz | {"missing label": "b)"})
+    guess = exercise("3.6").reference()
+    assert "is a text; give True or False" in _said("3.6", lambda: guess | {"two levels: B's tower": "False"})
+    assert "builds a layer" in _said("2.1", lambda x, W: nn.Softmax(dim=1))
+    assert "numpy cuts the gradients off" in _said("1.1", lambda logits, labels: logits.numpy())
+    assert "changed in place" in _said("1.8", lambda u1, u2, p, c: u1.mul_(p))
+
+
+def test_two_numbers_that_differ_late_are_shown_with_more_digits():
+    def nearly(logits, labels):
+        return exercise("1.1").reference(logits, labels) * 1.00015
+
+    expected, got = re.search(r"expected (\S+), got (\S+)", _said("1.1", nearly)).groups()
+    assert expected != got
+
+
+def test_a_worked_examples_chance_is_no_name():
+    """One trial that agrees with a mistake is not enough: here the average over users is another one."""
+
+    def over_tasks(weights):
+        right = exercise("2.5").reference(weights)
+        return right | {"entropy": -torch.xlogy(weights, weights).sum(1).mean(0)}
+
+    assert autograde_tests.verdict("2.5", over_tasks).mistake == ""
 
 
 def test_a_wrong_array_in_a_dictionary_is_named_with_its_key():
