@@ -356,7 +356,13 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
     """Weighted sum of the experts for every gate (MMoE paper Eq. 6, PLE paper Eq. 2).
 
     weights (B, G, E), experts (B, E, H) -> (B, G, H)
+    Raises ``ValueError`` for other shapes.
     """
+    if weights.dim() != 3 or experts.dim() != 3 or weights.shape[2] != experts.shape[1]:
+        raise ValueError(
+            f"mix: weights {tuple(weights.shape)} and experts {tuple(experts.shape)} do not fit; "
+            "expected (B, G, E) and (B, E, H)."
+        )
     if weights.shape[1] * experts.shape[1] * experts.shape[2] < TINY and weights.is_cpu:
         if experts.stride(0) == 1:
             return _mix_rows_last(weights.permute(2, 1, 0), experts.permute(1, 2, 0)).permute(2, 0, 1)
