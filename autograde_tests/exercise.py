@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -128,5 +128,33 @@ def true_or_false(
             for keys in combinations(right, n)
         },
         also_right=[lambda: {key: int(value) for key, value in reversed(right.items())}],
+        real_valued=False,
+    )
+
+
+def _wrong(right: Mapping[str, object], choices: Mapping[str, Mapping[object, str]]) -> dict[str, Callable]:
+    """Every set of wrong choices as one mistake, which says the sentence of each of them.
+
+    choices: question -> {wrong choice: its sentence}. Two wrong choices at once are both answered.
+    """
+    mistakes = {}
+    for picked in product(*([None, *wrong] for wrong in choices.values())):
+        changed = {key: choice for key, choice in zip(choices, picked, strict=True) if choice is not None}
+        if changed:
+            sentence = " And as if ".join(choices[key][choice] for key, choice in changed.items())
+            mistakes[sentence] = lambda changed=changed: {**right, **changed}
+    return mistakes
+
+
+def prediction(id: str, title: str, what: str, right: Mapping[str, object], choices) -> Exercise:
+    """An exercise that predicts one of several choices for each key; each set of wrong choices is named."""
+    return Exercise(
+        id=id,
+        title=title,
+        how="function",
+        reference=lambda: dict(right),
+        example=Trial(what, {}),
+        mistakes=_wrong(right, choices),
+        also_right=[lambda: dict(reversed(right.items()))],
         real_valued=False,
     )

@@ -69,11 +69,14 @@ def careless_rate(labels, observed):
 print(verdict("0.1", careless_rate))
 
 # %% [markdown]
-# Three parts, always in this order:
+# Three parts, in this order:
 #
 # * **what was tried**: here an example with three users that somebody worked out by hand,
 # * **what your numbers mean**: which mistake gives exactly these numbers,
 # * **a question** for you. The check never types the answer for you.
+#
+# The check does not know every mistake. If it does not know yours, it shows you the first wrong number instead:
+# `expected ..., got ...`.
 #
 # There are three marks: `✓` right, `✗` not yet right, `○` not attempted yet.
 # A red check does not stop you. The rest of the notebook runs anyway, so you can come back later.

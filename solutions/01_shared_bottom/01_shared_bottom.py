@@ -16,7 +16,7 @@
 # * compute AUC and GAUC, with ties,
 # * turn a knob that makes two tasks more or less related, and predict what happens.
 #
-# It takes about 90 minutes. There are ten exercises, 100 points in all.
+# It takes about 100 minutes. There are ten exercises, 100 points in all.
 #
 # Papers: R. Caruana, *Multitask Learning*, 1997; J. Ma et al., *Modeling Task Relationships in Multi-task
 # Learning with Multi-gate Mixture-of-Experts* (the **MMoE paper**), KDD 2018.
@@ -66,10 +66,11 @@ print("by torch:     ", by_torch)
 # Return the loss of each task, shape (T,): the mean of the cross-entropy over the **observed** labels of this task.
 # A task without any observed label has loss 0.
 #
-# Worked example: three users, all logits of the task *click* are 0, her labels are 1, 0 and 1. The loss is log 2.
+# Worked example: three users, all logits of the task *click* are 0, its labels are 1, 0 and 1. The loss is log 2.
 # If the third label is `NaN`, the mean runs over two users only.
 #
-# This is Eq. 8-9 of the PLE paper: each task has its own *sample space*, and the batch is the union of all.
+# This is Eq. 8-9 of the PLE paper (Tang et al., RecSys 2020; you build its model in notebook 03): each task has its own
+# *sample space*, and the batch is the union of all.
 #
 # <details><summary>Hint: I get NaN everywhere</summary>
 # NaN times 0 is still NaN. Put a harmless number where the gap is <i>before</i> you compute the loss
@@ -155,7 +156,8 @@ check("1.2", FieldEncoder)
 # $$y_k = h^k(f(x))$$
 #
 # f is the shared bottom, the same for all tasks. $h^k$ is the tower of task k. In the picture of this series, the bottom
-# is *one expert that every task sees*. Keep this picture: every model to come changes only who sees whom.
+# is *one expert that every task sees*. (An **expert** is a small network that tasks read from; here there is only one.)
+# Keep this picture: every model to come changes only who sees whom.
 
 # %% tags=["experiment"]
 ax = plots.who_sees_whom([[1], [1]], ["like", "click"], ["bottom"], "Shared-Bottom")
@@ -210,8 +212,9 @@ class SharedBottom(nn.Module):
 check("1.3", SharedBottom)
 
 # %% [markdown]
-# From here the notebook uses `mtlkit.models.SharedBottom`. Let us train it. The data come from the generator with the
-# knob: two regression tasks on the same 100 features.
+# From here the notebook uses `mtlkit.models.SharedBottom`. Let us train it. The data come from a generator with a
+# **knob**, a number that says how much two tasks have in common (section 7 opens it). It makes two regression tasks on
+# the same 100 features.
 
 # %% tags=["experiment"]
 table = data.relatedness(cosine=0.9, rows=12_500)
@@ -268,10 +271,10 @@ check("1.4", gets_gradient)
 
 # %% [markdown]
 # Now let autograd answer. The loss is that of *like* alone, on a batch with the users 0 and 1.
-# (`models.SharedBottom` keeps all towers in one tensor, an axis per task.)
+# (`models.SharedBottom` keeps all towers in one tensor, with one axis for the tasks.)
 
 # %% tags=["experiment"]
-torch.manual_seed(0)
+torch.manual_seed(1)
 users = nn.Embedding(3, 4)
 body = models.SharedBottom(4, tasks=2, bottom=[8])
 logits = body(users(torch.tensor([0, 1])))  # (B, T), task 0 is like
@@ -374,15 +377,15 @@ plots.show(
 # You get `scores` (N,) and `labels` (N,) with 0 and 1, both classes present. Return the AUC, one number.
 # Two equal scores are a **tie**: the ranking can put either first, so a tie counts **one half**.
 #
-# Worked example: the positives have the scores 0.9 and 0.5, the negatives 0.5 and 0.6. Of the four pairs,
-# two are won, one is a tie, one is lost: (2 + 0.5) / 4 = 0.625.
+# Worked example: the positives have the scores 0.9 and 0.5, the negatives 0.5, 0.6 and 0.1. Of the six pairs,
+# four are won, one is a tie, one is lost: (4 + 0.5) / 6 = 0.75.
 #
 # <details><summary>Hint: how do I compare all pairs at once?</summary>
 # Give one vector a second axis: <code>a[:, None] > b[None, :]</code> compares each a with each b.
 # </details>
 #
 # <details><summary>Hint: how do I divide?</summary>
-# How many pairs do 2 positives and 3 negatives make?
+# How many pairs do 3 positives and 4 negatives make?
 # </details>
 
 
@@ -416,9 +419,9 @@ check("1.6", auc)
 # sum of the weights.
 #
 # You get `scores` (N,), `labels` (N,) and `users` (N,), an id per row. Return one number.
-# You may call `metrics.auc(scores, labels)`.
+# You may call `metrics.auc(scores, labels)`. For a user with one class it raises `metrics.UndefinedMetric`.
 #
-# Worked example: user 1 has AUC 1 on 2 rows, user 2 has AUC 0 on 3 rows, user 3 has only positives.
+# Worked example: user 1 has AUC 1 on 2 rows, user 2 has only positives, user 3 has AUC 0 on 3 rows.
 # GAUC = (2·1 + 3·0) / (2 + 3) = 0.4.
 #
 # <details><summary>Hint: which rows belong to a user?</summary>
@@ -514,7 +517,8 @@ check("1.8", second_weights)
 # * `"label correlation at p = 0.5 is"`: "below 0.5", "equal to 0.5" or "above 0.5"
 #
 # <details><summary>Hint: how do I think about the loss?</summary>
-# Two units can look in two directions only. How many directions do the two tasks need at p = 1?
+# Each unit looks in one direction. The ten sine waves bend a task so much that it could use more than two units in
+# its direction. At which p can both units work for both tasks? At which p do the tasks have to divide them?
 # </details>
 
 

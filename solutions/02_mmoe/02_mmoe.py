@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from autograde_tests import check
 from mtlkit import data, diagnosis, ensemble, models, plots, training
@@ -39,7 +40,7 @@ torch.set_num_threads(1)  # small models: threads would wait for each other long
 #
 # ★☆☆ easy · 5 minutes · a letter for each
 #
-# **missing label**: A user's label for *like* is NaN. What does this cell add to the loss of *like*?
+# **missing label**: A user's label for *like* is NaN. What does this label add to the loss of *like*?
 #
 # * a) as much as a label of 0
 # * b) nothing
@@ -268,7 +269,7 @@ check("2.3", mix)
 # (One wide layer for all gates is fine too: then task 0 owns the first E outputs.)
 #
 # Worked example: the experts of exercise 2.2, so (3, 0) and (2, 1). The gate of *like* says (½, ½), the mixture is
-# (2.5, 0.5). The like tower has the weights (2, 2) and the bias 1: the logit is 5 + 1 + 1 = 7.
+# (2.5, 0.5). The like tower has the weights (2, 4) and the bias 1: the logit is 5 + 2 + 1 = 8.
 # The gate of *click* says (¼, ¾), the mixture is (2.25, 0.75). With the weights (-4, 4) the logit is -9 + 3 = -6.
 #
 # <details><summary>Hint: how does nn.Linear lose its bias?</summary>
@@ -393,7 +394,7 @@ plots.show(
 # different users are sent to different experts.
 
 # %% [markdown]
-# ## 8 · Old friends inside MMoE
+# ## 8 · Simpler models inside MMoE
 #
 # ### Exercise 2.6 · Predict four special cases
 #
@@ -432,7 +433,8 @@ def special_cases():
 check("2.6", special_cases)
 
 # %% [markdown]
-# Now let the models answer. The first two: copy the weights from the old model into MMoE and compare the logits.
+# Now let the models answer. The first two: copy the weights from the simpler model into MMoE and compare the logits.
+# The third: set the gates to zero and print the weights.
 
 # %% tags=["experiment"]
 torch.manual_seed(0)
@@ -492,6 +494,9 @@ for start in ("as usual", "all equal"):
 #
 # A friend writes gates for all tasks at once. One wide layer, then a BatchNorm "because it always helps", then
 # the softmax. At least one published library has such a gate.
+#
+# A **BatchNorm** subtracts the mean of each column and divides by its spread: in training those of the batch, in
+# **eval mode** (`model.eval()`) averages that it remembers from training.
 
 
 # %%
@@ -601,7 +606,7 @@ for name, (kind, its) in rivals.items():
 #
 # Return a dictionary with three guesses:
 #
-# * `"highest loss at p = 0.5"`: Shared-Bottom, OMoE or MMoE
+# * `"highest loss at p = 0.5"`: Shared-Bottom, OMoE or MMoE (in the first figure)
 # * `"at p = 1 the losses of OMoE and MMoE are"`: about equal, or far apart
 # * `"from p = 0.5 to p = 1 the gates of the two tasks become"`: more alike, less alike, or neither
 #

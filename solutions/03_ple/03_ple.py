@@ -62,7 +62,7 @@ plots.show(
 #
 # ★☆☆ easy · 10 minutes · about 6 lines
 #
-# You get `own`, a list with the number of experts of each task, and `shared`, the number of shared experts.
+# You get `own`, a list with the number of experts of each task, and `shared`, one number: the shared experts.
 # Return the table (T, E), True where a task sees an expert. The columns stand in this order: the experts of task 0,
 # those of task 1, and so on; the shared ones come last. Nothing may be shared at all: `shared` can be 0.
 #
@@ -151,6 +151,9 @@ check("3.2", masked_gate)
 #
 # $$g^k(x) = w^k(x)\, S^k(x), \qquad w^k(x) = \mathrm{softmax}(W_g^k\, x), \qquad y^k(x) = t^k\big(g^k(x)\big)$$
 #
+# Mind the letters, they are the paper's: in notebook 02 $g^k$ was the gate and $f^k$ the mixture. Here $w^k$ is the gate
+# and $g^k$ the mixture.
+#
 # $S^k(x)$ lists the task's **own experts first, then the shared ones**. So $W_g^k$ has a row for each of these, and
 # no row for a hidden expert.
 #
@@ -158,7 +161,8 @@ check("3.2", masked_gate)
 #
 # ★★★ hard · 15 minutes · about 10 lines
 #
-# Every task has `own` experts, and there are `shared` more; either number can be 0. Three parts, with these names:
+# Every task has `own` experts, and there are `shared` more. Here `own` is **one number**, the same for all tasks (in
+# 3.1 it was a list). Either number can be 0. Three parts, with these names:
 #
 # * `self.experts`: T·own + shared linear layers D → H, in the order of exercise 3.1. A ReLU follows each in
 #   `forward`.
@@ -166,7 +170,7 @@ check("3.2", masked_gate)
 #   own experts.
 # * `self.towers`: for each task one linear layer H → 1.
 #
-# `forward`: x (B, D) → logits (B, T). Write it with torch alone.
+# `forward`: x (B, D) → logits (B, T). Write it with torch alone. D and H can differ.
 #
 # Worked example: x = (1, 2), one expert each. That of *like* gives (3, 0), that of *click* (2, 1), the shared one
 # (1, 2). The gate of *like* says (½, ½), so its mixture is (2, 1). With the weights (2, 2) and the bias 1 its logit
@@ -251,7 +255,8 @@ plots.show(
 # * `W` (T+1, E, D): a matrix per gate, that of the shared gate last,
 # * `visible` (T, E): the table of the tasks, *without* the row of the shared gate.
 #
-# Return the mixtures of all gates (B, T+1, H), that of the shared gate last.
+# Return the mixtures of all gates (B, T+1, H), that of the shared gate last. Write it with torch alone, without
+# `layers.Gates` and `layers.mix`.
 #
 # Worked example: three experts with one unit. That of *like* gives 4, that of *click* 8, the shared one 0. The task
 # gates have equal weights: *like* gets (4 + 0) / 2 = 2, *click* gets (8 + 0) / 2 = 4. The shared gate says (¼, ½,
@@ -281,8 +286,12 @@ def fuse(g, experts, W, visible):
 check("3.4", fuse)
 
 # %% [markdown]
-# From here the notebook uses `mtlkit.models.cgc.Level`: the experts and the gates of one level. You give it the input
-# width, the number of experts of each module (the shared one last), the width of an expert, and the table:
+# From here the notebook uses `mtlkit.models.cgc.Level`: the experts and the gates of one level. You give it four things:
+#
+# * the input width,
+# * the number of experts of each module, the shared one last,
+# * the widths of an expert's layers **as a list**: `[3]` is one layer that gives 3 numbers,
+# * the table. With `shared_gate=True`, `own_and_shared` adds the row of the shared gate; without it there is none.
 
 # %%
 torch.manual_seed(0)
@@ -309,8 +318,8 @@ print("from (B, T+1, D): ", tuple(level(torch.randn(5, 3, 4)).shape))
 # You get `experts`, a list with the number of experts of each module, the same on both levels; the shared number is
 # the last. So there are `len(experts) - 1` tasks. Use `Level` and `own_and_shared`. Three parts:
 #
-# * `self.first`: a level D → H, with a shared gate,
-# * `self.second`: a level H → H, without,
+# * `self.first`: a level D → H with a shared gate (`shared_gate=True` in its table),
+# * `self.second`: a level H → H without one,
 # * `self.towers`: for each task one linear layer H → 1.
 #
 # `forward`: x (B, D) → logits (B, T).
@@ -451,9 +460,10 @@ pd.DataFrame(rows, index=["A's expert", "B's expert", "shared expert"]).T.round(
 # the ratios `ratio` (T,), and the number `epoch`. Return L, a single number. Use binary cross-entropy on logits. A
 # task without any known label in the batch adds 0.
 #
-# Worked example: two users, all logits 0, the second user has no label for *click*. A known label costs log 2. Both
-# tasks have the mean log 2. The ratios are 2 and ½, the starting weights 1. After two epochs the weights are 4 and ¼.
-# So L = 4.25 · log 2.
+# Worked example: two users, and the second has no label for *click*. The model gave the right labels of *like* the
+# chances ¼ and 1/16: they cost log 4 and log 16, their mean is log 8. It gave the one known label of *click* the
+# chance ¼: log 4. The ratios are 2 and ½, the starting weights 1. After two epochs the weights are 4 and ¼. So
+# L = 4 · log 8 + ¼ · log 4 = 8.66.
 #
 # <details><summary>Hint: I get NaN</summary>
 # NaN times 0 is NaN. Put a harmless label into the gaps before the loss, and take the cell out afterwards.
@@ -561,8 +571,8 @@ results.pivot_table(index="model", columns="task", values="auc", sort=False).rou
 
 # %% [markdown]
 # A table of means hides what we want to know. Take the network per task as the zero line. The **MTL gain** (Eq. 11)
-# of a model on a task is what it has more. Both learned from the same log with the same seed, so compare them seed
-# by seed.
+# of a model on a task is its AUC minus that of the single-task network. Both learned from the same log with the
+# same seed, so compare them seed by seed.
 #
 # ### Exercise 3.8 · The gain and its error
 #
@@ -597,7 +607,9 @@ def gain(together, alone):
 check("3.8", gain)
 
 # %% [markdown]
-# From here the notebook uses `mtlkit.diagnosis.transfer`, which makes this table for all models.
+# From here the notebook uses `mtlkit.diagnosis.transfer`, which makes this table for all models. Its column `ci95` is
+# half of a **95 % interval**: the interval is gain ± `ci95`, and `ci95` is your error times a number from Student's t
+# distribution. For 20 seeds this number is 2.09, for 10 it is 2.26.
 
 # %% tags=["experiment", "figure:3_8_seesaw"]
 gains = diagnosis.transfer(results)
@@ -626,8 +638,8 @@ diagnosis.seesaw(gains)
 # the price on *is_like* is within the interval of its own luck. And PLE is not ahead of CGC or MMoE here. Three small tasks and a
 # budget of 2,200 parameters are not the paper's billion rows.
 #
-# Twenty seeds cost a few seconds. Make the same table with the first ten alone: `results.query("seed < 10")`. Would
-# you have written the same sentences?
+# Twenty seeds cost a few seconds. Make the same table with the first ten alone:
+# `diagnosis.transfer(results.query("seed < 10"))`. Would you have written the same sentences?
 #
 # ## 9 · Whom do they ask?
 #
@@ -759,8 +771,11 @@ pd.DataFrame(swap).T.round(3)
 # ## 11 · Real people
 #
 # **KuaiRand** is the log of a short-video app: who saw which video, clicked, watched it for long, liked it? Two
-# weeks of it, split by date: the model learns from the first days and is tested on the last three. Without a
-# network and without a copy on your disk the cell says so and you can read on.
+# weeks of it, split by date: the model learns from the first days and is tested on the last three. The first time the
+# cell downloads 47 MB. Without a network and without a copy on your disk it says so and you can read on.
+#
+# PLE meets Shared-Bottom here. `"bottom": [169, 16]` are the two layers below the towers, 169 and 16 units wide. That
+# gives it about as many parameters as PLE: the cell prints both numbers.
 
 # %% tags=["experiment"]
 try:

@@ -50,7 +50,7 @@ card["Bayes AUC"] = training.ceiling(log.part("test"))["auc"].round(3)
 card.loc[list(log.tasks)]
 
 # %% [markdown]
-# Look at the rates. One row in two is an *effective_view*, one in a thousand is *forwarded*. Some tasks have
+# Look at the rates. One row in two is an *effective_view*, one in a thousand is a *forward*. Some tasks have
 # thousands of positives to learn from, others a few dozen.
 #
 # One function trains all models of this notebook:
@@ -101,8 +101,8 @@ reached(ill, log).round(3).to_frame("MMoE").T
 # * `"variance"`: their variance. Divide by the number of outputs,
 # * `"zeros"`: the share of outputs that are exactly 0.
 #
-# Worked example: two users, two experts with two units. Expert 0 says (0, 2) to both: mean 1, variance 1, half of it
-# zeros. Expert 1 says (10, 30) and (20, 20): mean 20, variance (100 + 100 + 0 + 0) / 4 = 50, no zeros.
+# Worked example: three users, two experts with two units. Expert 0 says (0, 2) to all: mean 1, variance 1, half of it
+# zeros. Expert 1 says (10, 30), (15, 25) and (25, 15): mean 20, variance (2 · 100 + 4 · 25) / 6 = 50, no zeros.
 #
 # <details><summary>Hint: which axes?</summary>
 # Each expert keeps one number. Which two letters of (B, E, H) have to go?
@@ -236,8 +236,9 @@ report.experts.query("owner == 'shared'")[["main_user", "main_share"]].round(2)
 # $$\mathrm{BatchNorm}(z) = \gamma\, \frac{z - \mu}{\sqrt{\delta^2 + \epsilon}} + \beta, \qquad
 # \mathrm{Expert}(x) = \mathrm{Swish}\big(\mathrm{BatchNorm}(\mathrm{MLP}(x))\big)$$
 #
-# $\mu$ and $\delta^2$ are mean and variance **over the batch**, for each output unit of each expert. Swish is
-# $u\,\sigma(u)$. Why not ReLU? After the norm half of the numbers lie below zero, and a ReLU would silence them.
+# $\mu$ and $\delta^2$ are mean and variance **over the batch**, for each output unit of each expert. A unit that says
+# the same to everybody has the variance 0; the small $\epsilon$ keeps it from 0 / 0. Swish is $u\,\sigma(u)$. Why not
+# ReLU? After the norm half of the numbers lie below zero, and a ReLU would silence them.
 #
 # ### Exercise 4.3 · Experts with a norm
 #
@@ -247,9 +248,9 @@ report.experts.query("owner == 'shared'")[["main_user", "main_share"]].round(2)
 # layer without bias, then norm, then Swish. Take $\epsilon = 10^{-5}$, and the variance that divides by B. Return
 # (B, E, H).
 #
-# Worked example: x = 1 and x = 3 for two users. Expert 0 has the weight 1: z is 1 and 3, normalised -1 and 1, with
-# gamma 2: -2 and 2. Swish makes -0.24 and 1.76 of it. Expert 1 has the weight -100: z is -100 and -300. Normalised:
-# 1 and -1! With beta 1: 2 and 0. Swish: 1.76 and 0. The scale is gone.
+# Worked example: x = 1, 3, 3, 1 for four users. Expert 0 has the weight 1: z is 1 or 3, normalised -1 or 1, with
+# gamma 2: -2 or 2. Swish makes -0.24 or 1.76 of it. Expert 1 has the weight -100: z is -100 or -300. Normalised:
+# 1 or -1! With beta 1: 2 or 0. Swish: 1.76 or 0. The scale is gone.
 #
 # <details><summary>Hint: shapes step by step</summary>
 # z (B, E, H): an einsum, "bd,ehd->beh". Mean and variance: (E, H). They fit z as they are.
@@ -388,13 +389,17 @@ check("4.4", level_2_mask)
 #
 # ## 6 · Remedy three, first part: feature gates
 #
-# All experts of a level read the same x, so all their gradients meet in the same embeddings, and may pull apart. HoME
-# gives each **group** of experts an input of its own: x, with some features amplified and others damped. A **feature
-# gate** makes the factors (Eq. 8 to 10):
+# Underfitting says: a sparse task leaves its own experts aside. HoME has two means against it, one at the input of the
+# experts and one at their output. Here is the first.
+#
+# All experts of a level read the same x, so all their gradients meet in the same embeddings, and may pull apart. The
+# frequent tasks may drown the sparse ones. So HoME gives each **group** of experts an input of its own: x, with some
+# features amplified and others damped. A **feature gate** makes the factors (Eq. 8 to 10):
 #
 # $$\mathrm{LoRA}_l(x) = 2\,\sigma(x\, B_l\, A_l), \qquad \mathrm{factor}(x) = \sum_l g_l(x)\, \mathrm{LoRA}_l(x), \qquad
 # x' = x \odot \mathrm{factor}(x)$$
 #
+# A **LoRA** is two thin matrices, $B_l$ (D × R) and $A_l$ (R × D), in place of one D × D. R is its **rank**.
 # $g(x) = \mathrm{softmax}(W x)$ is a small gate over the L LoRAs. Read the rest slowly: the sigmoid comes **before** the
 # mixture. The 2 makes the factor of a feature 1 where the logit is 0, and lets it go up as well as down.
 #
@@ -443,14 +448,15 @@ for loras, rank in ((1, None), (2, None), (4, None), (2, 4)):
     print(f"D = 64, L = {loras}, rank {rank or 64 // loras:2}: {models.count_parameters(part):,} parameters")
 
 # %% [markdown]
-# With R = D / L there are 2 D² weights for **every** L: twice a full matrix D × D. For the paper's 3000 features that is
-# 18 million, for one group of experts. "Low rank" saves something only if you choose a small rank yourself.
+# With R = D / L the LoRAs have 2 D² weights for **every** L: twice a full matrix D × D. With two LoRAs or more the small
+# gate adds L·D. For the paper's 3000 features that is 18 million in all, for one group of experts. "Low rank" saves
+# something only if you choose a small rank yourself.
 #
 # ## 7 · Remedy three, second part: self gates
 #
-# Underfitting says: a task forgets its own experts. Their weight is small, so their gradient is small, so they stay
-# bad. HoME opens a second way: a **self gate** looks at a group's own experts alone, and what it takes from them is
-# **added** to the mixture (Eq. 11):
+# The second means is at the output. When a task forgets its own experts, their weight is small, so their gradient is
+# small, so they stay bad. HoME opens a second way: a **self gate** looks at a group's own experts alone, and what it
+# takes from them is **added** to the mixture (Eq. 11):
 #
 # $$z' = z + \sum_k s_k(x)\, E_k(x), \qquad s(x) = \begin{cases} \sigma(W x) & \text{one own expert} \\
 # \mathrm{softmax}(W x) & \text{several} \end{cases}$$
@@ -543,7 +549,8 @@ class Level(nn.Module):
 check("4.7", Level)
 
 # %% [markdown]
-# From here the notebook uses `mtlkit.models.home.HoMELevel`. Its `forward` is yours.
+# From here the notebook uses `mtlkit.models.home.HoMELevel`. Its `forward` is yours. Two things are new: `given` may have
+# another width than `x`, and several gates may read one row of it.
 #
 # ## 9 · HoME
 #
@@ -622,8 +629,8 @@ for number, level in enumerate(home.levels, start=1):
 #
 # * `self.meta(x, given)`: level 1, → (B, C + 1, H), the shared vector last. Experts and gates both read x,
 # * `self.task(x, given)`: level 2, → (B, T, H). Its experts want (B, T + C + 1, H): a vector for each task's own experts,
-#   for each category's, and for the shared ones, in this order. Its gates want (B, C, 2H): the tasks of a category
-#   read the same two vectors, so it is enough to make them once per category,
+#   for each category's, and for the shared ones, in this order. Its gates want (B, C, 2H),
+#   a row per category and not one per gate: the tasks of a category read the same two vectors, side by side,
 # * `self.towers`: for each task a linear layer H → 1.
 #
 # `forward`: x (B, D) → logits (B, T).
@@ -781,18 +788,17 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# Read the third and fourth column together: a difference below two errors is luck until proven otherwise, and three
-# logs prove little.
+# Read the columns *against HoME* and *error* together: a difference below two errors is luck until proven otherwise, and
+# three logs prove little.
 #
 # * HoME is ahead of MMoE and of MMoE\*. The longest piece of the way from MMoE to HoME is the expert norm alone.
 # * Taken away one at a time, only the feature gates are missed by more than two errors. All three parts together are
 #   missed most.
 # * The models are not of one size: look at the last column. Feature gates are more than half of HoME's parameters. Do they
 #   help because they are feature gates, or because they are many? This table cannot tell.
-#
-# * All models had three passes over the log. Normalised experts learn faster, so this number suits them. With eight larger logs
-#   and the number of passes that is best for each model, a part of the lead is left in AUC, and none over MMoE in GAUC
-#   (docs/results.md).
+# * All models had three passes over the log. Normalised experts learn faster, so this number suits them. With ten larger
+#   logs and the number of passes that is best for each model, a part of the lead is left in AUC. In GAUC, the AUC inside
+#   each user's own list (notebook 01), none is left over MMoE (docs/results.md).
 #
 # The paper reports a gain of every part, on billions of rows. To tell such differences from luck, you would need more
 # logs and models of one size.

@@ -15,8 +15,8 @@
 # It takes three to five hours, most of them yours and few of them the computer's. There are 100 points: 55 from
 # checks, 45 by hand. A claim that turns out wrong costs nothing. A claim that the table does not carry does.
 #
-# The notebook as it stands runs from top to bottom, with an example: *HoME against Shared-Bottom*. Read it once.
-# Then change the cells to your own question.
+# The notebook has an example in it: *HoME against Shared-Bottom*. Its experiment cells run as they stand; the exercises
+# and the essays are empty and wait for you. Read it once. Then change the cells to your own question.
 
 # %% tags=["setup"]
 import numpy as np
@@ -47,7 +47,7 @@ log.summary().query("split != 'validation'").round(4)
 
 # %% [markdown]
 # This log knows the chance of every label, so it also knows the **ceiling**: the AUC of somebody who knows these
-# chances. No model can do better on many rows.
+# chances. With enough rows, no model does better.
 
 # %% tags=["experiment"]
 training.ceiling(log.part("test")).round(4)
@@ -120,7 +120,8 @@ check("5.2", nearest_width)
 # From here the notebook uses `models.match_width`, which does the same without counting every width.
 #
 # Your networks: a class, and its sizes as a function of one width `w`. Embeddings are the same for all, so only what
-# comes after them is counted.
+# comes after them is counted. `"rank": 4` is the rank of the LoRAs in HoME's feature gates (notebook 04): a
+# small one leaves more of the budget for the experts.
 
 # %% tags=["experiment"]
 BUDGET = 10_000
@@ -222,12 +223,14 @@ diagnosis.transfer(pair, baseline="HoME, no feature gates").round(4)
 # Print your results as text, and return this text from the function below, between three quotation marks. The check
 # looks whether the table can carry a claim:
 #
-# * columns `model`, `seed`, `parameters`, and a column with the AUC of each task; the base is called `SharedBottom`,
+# * columns `model`, `seed`, `parameters`, and a column with the AUC of each task. Every other column counts as a task,
+#   so leave out what is none. The base is called `SharedBottom`,
 # * three models or more: the base, **your model as the first of the others**, an ablation,
 # * three seeds or more, the same for each model, each once,
 # * all sizes within 5 % of the base,
-# * your model not below the base by more than two standard deviations. (It need not win. But a model that far below
-#   is most likely not trained well.)
+# * your model not far below the base. Take the mean AUC over the tasks, and its difference to the base for each seed.
+#   The mean of these differences must not be below 0 by more than two of their standard deviations. (Your model need
+#   not win. But one that far below is most likely not trained well.)
 
 # %% tags=["experiment"]
 keys = ["model", "seed", "parameters"]
@@ -306,7 +309,7 @@ check("5.4", score)
 # k rows with the highest scores (all of them, if she has fewer), and the mean of their labels. Return the mean of that
 # over the users (T,): every user counts once.
 #
-# Worked example: k = 2. User 7 has three videos with the scores 0.9, 0.2 and 0.4. Her top are the first and the third,
+# Worked example: k = 2. User 7 has three videos with the scores 0.9, 0.2 and 0.4. Her top two are the first and the third,
 # with the labels (1, 0) and (1, 1): the rates are (1, ½). User 3 has one video with the labels (0, 1). The mean over the
 # two users is (½, ¾).
 #

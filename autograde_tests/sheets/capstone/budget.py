@@ -96,6 +96,8 @@ NEAREST_WIDTH = Exercise(
         "the count farthest from the budget is taken. Which of min and max do you want?": _at(
             lambda c, b: (c - b).abs().argmax()
         ),
+        "the smallest count is taken: far below the budget is a difference far below 0. What makes a distance of a "
+        "difference?": _at(lambda c, b: (c - b).argmin()),
         "the count is given where the width should stand. What do you pass to the network?": (
             lambda counts, budget: (
                 nearest_width(counts, budget) | {"width": float(counts[_nearest(counts, budget)])}

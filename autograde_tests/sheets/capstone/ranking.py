@@ -187,6 +187,9 @@ TOP_K = Exercise(
         "the top has one row too many. How many rows has `[: k + 1]`?": _top(
             lambda s, y, k: s.argsort(descending=True)[: k + 1]
         ),
+        "the top has three rows, whatever k is. Which argument tells how many?": _top(
+            lambda s, y, k: s.argsort(descending=True)[:3]
+        ),
         "the rows are ordered by their labels. What does the app know before the user has seen the video?": _top(
             lambda s, y, k: y[:, 0].argsort(descending=True)[:k]
         ),

@@ -17,6 +17,8 @@ SEEDS, BUDGET, LONGEST = 3, 0.05, 200_000
 TEXT = "this is no text with a table in it, columns apart by commas. What does the cell with `to_csv` print, and do you return it between three quotation marks?"
 COLUMN = "a column is missing. Is it model, seed or parameters, or are there no tasks?"
 NUMBER = "an AUC is not a number between 0 and 1. Is it a percentage, or a run that failed?"
+LONG = "the table has a row for each task. How does each task get a column of its own?"
+PARAMETERS = "parameters is not a number above 0. Is there a comma inside the number, or a word?"
 NO_BASE = "there are no runs of SharedBottom. What is your model compared with?"
 ABLATION = "there are only two models. Which part of your model is taken out in the ablation?"
 FEW = "a model has fewer than three seeds. How can you tell its luck from its skill?"
@@ -39,22 +41,39 @@ def rule(arrays: Mapping[str, np.ndarray]) -> str:
         table = pd.read_csv(io.StringIO(text.strip()), skipinitialspace=True)
     except (pd.errors.ParserError, ValueError) as error:
         return f"{TEXT}\n{str(error).splitlines()[0][:80]}"
+    table = table[[name for name in table if not name.startswith("Unnamed:")]]  # an index without a name
     missing = [name for name in COLUMNS if name not in table]
     tasks = [name for name in table if name not in COLUMNS]
     if missing or not tasks:
         return f"{COLUMN}\nNot found: {', '.join(missing) or 'a column for a task'}."
-    table["model"] = table["model"].astype(str)
+    if {"task", "auc"} <= {name.lower() for name in tasks}:
+        return LONG
+    given, table = table, table.assign(model=table["model"].astype(str))
     for name in ("parameters", *tasks):
         table[name] = pd.to_numeric(table[name], errors="coerce")
-    wrong = ~table[tasks].apply(lambda auc: auc.between(0, 1)).all(axis=1)
-    if wrong.any():
-        return f"{NUMBER}\nLook at row {wrong.argmax() + 1}: {table['model'][wrong.argmax()]}."
+    wrong = ~table[tasks].apply(lambda auc: auc.between(0, 1))
+    if wrong.any(axis=None):
+        task = next(name for name in tasks if wrong[name].any())
+        return (
+            f"{NUMBER}\n{_cell(given, task, wrong[task])}\n"
+            "Every column beside model, seed and parameters counts as a task."
+        )
+    if not (table["parameters"] > 0).all():
+        return f"{PARAMETERS}\n{_cell(given, 'parameters', ~(table['parameters'] > 0))}"
     names = list(table["model"].unique())
     if BASE not in names:
         return f"{NO_BASE}\nThere are {', '.join(names[:5])}."
     if len(names) < 3:
         return ABLATION
     return _runs({name: table[table["model"] == name] for name in names}, tasks)
+
+
+def _cell(table: pd.DataFrame, column: str, wrong: pd.Series) -> str:
+    """Where the first wrong entry of a column stands, and what it is."""
+    row = int(wrong.to_numpy().argmax())
+    entry = table[column].iloc[row]
+    what = "is empty" if pd.isna(entry) else f"has {str(entry)[:20]!r}"
+    return f"The column {column} {what} in row {row + 1} ({table['model'].iloc[row]})."
 
 
 def _runs(models: Mapping[str, pd.DataFrame], tasks: list[str]) -> str:
@@ -66,7 +85,7 @@ def _runs(models: Mapping[str, pd.DataFrame], tasks: list[str]) -> str:
             return f"{PAIRS}\nLook at {name}."
         if (own[tasks].nunique() == 1).all():
             return f"{CONSTANT}\nLook at {name}."
-        if own["parameters"].nunique(dropna=False) > 1 or not own["parameters"].iloc[0] > 0:
+        if own["parameters"].nunique() > 1:
             return f"{CHANGES}\nLook at {name}."
     size = base["parameters"].iloc[0]
     for name, own in models.items():
@@ -112,6 +131,8 @@ MY_RESULTS = Exercise(
         TEXT: lambda: 0.75,
         COLUMN: _says(_table(lambda t: t.drop(columns="seed"))),
         NUMBER: _says(_table(click=lambda t: 100 * t["click"])),
+        LONG: _says(_table(lambda t: t.melt(COLUMNS, var_name="task", value_name="auc"))),
+        PARAMETERS: _says(_table(parameters=lambda t: t["parameters"].map("{:,}".format))),
         NO_BASE: _says(_table(models=("MMoE", "Mine", "Mine without a part"))),
         ABLATION: _says(_table(models=(BASE, "Mine"))),
         FEW: _says(_table(seeds=2)),
@@ -125,6 +146,7 @@ MY_RESULTS = Exercise(
         _says(
             _table(lambda t: t.sample(frac=1, random_state=0).sort_values("model", key=lambda m: m == "Mine"))
         ),
+        _says(pd.read_csv(io.StringIO(_table())).to_csv()),  # with its index
         _says("\n" + _table(lambda t: t[["like", "seed", "parameters", "model"]]) + "\n"),
         _says(_table(click=lambda t: t["click"] - 0.018 * (t["model"] == "Mine"))),  # no better, and honest
     ],

@@ -46,14 +46,17 @@ def _one_module(x, W, gamma, beta):
     return F.silu(norm(_z(x, W).flatten(1)).view(len(x), *gamma.shape) * gamma + beta)
 
 
-def _draw(rng, B=None, E=None):
+def _draw(rng, B=None, E=None, constant=False):
     B, E = B or int(rng.integers(12, 20)), E or int(rng.integers(2, 5))
     D, H = int(rng.integers(4, 7)), int(rng.integers(3, 6))
     H += H == E
+    W = rng.normal(size=(E, H, D))
+    if constant:  # a unit that says the same to everybody: its variance is 0
+        W[rng.integers(E), rng.integers(H)] = 0
     return Draw(
         {
             "x": (0.5 + rng.normal(size=(B, D))).astype(np.float32),
-            "W": rng.normal(size=(E, H, D)).astype(np.float32),
+            "W": W.astype(np.float32),
             "gamma": rng.uniform(0.5, 1.5, size=(E, H)).astype(np.float32),
             "beta": (0.7 * rng.normal(size=(E, H))).astype(np.float32),
         }
@@ -72,9 +75,9 @@ HOME_EXPERTS = Exercise(
     shape="(B, E, H)",
     grads=["x", "W", "gamma", "beta"],
     example=Trial(
-        "x = 1 and x = 3 for two users, an expert of weight 1 and one of weight -100 (worked by hand)",
+        "x = 1, 3, 3 and 1 for four users, an expert of weight 1 and one of weight -100 (worked by hand)",
         {
-            "x": np.array([[1], [3]], np.float32),
+            "x": np.array([[1], [3], [3], [1]], np.float32),
             "W": np.array([[[1]], [[-100]]], np.float32),
             "gamma": np.array([[2], [1]], np.float32),
             "beta": np.array([[0], [1]], np.float32),
@@ -86,13 +89,20 @@ HOME_EXPERTS = Exercise(
                     [
                         [[-2 / np.sqrt(1 + EPS)], [2]],
                         [[2 / np.sqrt(1 + EPS)], [0]],
+                        [[2 / np.sqrt(1 + EPS)], [0]],
+                        [[-2 / np.sqrt(1 + EPS)], [2]],
                     ]
                 )
             )
         },
     ),
     draw=_draw,
-    sizes={"random sizes": {}, "more rows": {"B": 40}, "one expert": {"E": 1}},
+    sizes={
+        "random sizes": {},
+        "more rows": {"B": 40},
+        "one expert": {"E": 1},
+        "a unit that is the same for every user": {"constant": True},
+    },
     # torch 2.13's own batch_norm gives wrong gradients where gamma is not contiguous, and an answer may call it
     real_valued=False,
     mistakes={
@@ -119,11 +129,20 @@ HOME_EXPERTS = Exercise(
         "the inputs are normalised, not what the linear layer gives. What is z in Eq. 4?": (
             lambda x, W, gamma, beta: F.silu(gamma * _z(_norm(x), W) + beta)
         ),
-        "the variance divides by one less than the count. What is the mean of the squares in Eq. 4?": _with(
+        "the variance divides by one less than the count. By which number does the text divide?": _with(
             norm=lambda z: (z - z.mean(0)) / (z.var(0) + EPS).sqrt()
         ),
         "you divide by the variance, not by its square root. Which of the two has the unit of z?": _with(
             norm=lambda z: (z - z.mean(0)) / (z.var(0, correction=0) + EPS)
+        ),
+        "eps is missing: a unit that says the same to everybody is 0 / 0. What stands under the root in Eq. 4?": _with(
+            norm=lambda z: (z - z.mean(0)) / z.var(0, correction=0).sqrt()
+        ),
+        "eps is added to the root of the variance. What stands under the root in Eq. 4?": _with(
+            norm=lambda z: (z - z.mean(0)) / (z.var(0, correction=0).sqrt() + EPS)
+        ),
+        "eps is added to the standard deviation. What is it added to in Eq. 4?": _with(
+            norm=lambda z: (z - z.mean(0)) / (z.std(0, correction=0) + EPS)
         ),
         "the mean is taken off, but nothing is divided. What brings the experts to one size?": _with(
             norm=lambda z: z - z.mean(0)

@@ -85,20 +85,23 @@ FEATURE_GATE = Exercise(
         "the factor 2 is missing: features can only be damped. What is 2 sigmoid(0)?": _with(
             factor=lambda z: z.sigmoid()
         ),
+        "the 2 stands inside the sigmoid: the factors end at 1, and features can only be damped. What is 2 sigmoid(0)?": (
+            _with(factor=lambda z: (2 * z).sigmoid())
+        ),
         "each factor is 1 + sigmoid: features can only be amplified. What is 2 sigmoid(0)?": _with(
             factor=lambda z: 1 + z.sigmoid()
         ),
         "each factor is 2 sigmoid - 1, so it can turn the sign of a feature. Between which numbers should it lie?": (
             _with(factor=lambda z: 2 * z.sigmoid() - 1)
         ),
-        "each factor is 1 + tanh, which is twice as steep. What does Eq. 8 have?": _with(
+        "each factor is 1 + tanh, which is twice as steep. Which function does the text have?": _with(
             factor=lambda z: 1 + z.tanh()
         ),
         "there is no sigmoid at all. Between which numbers should a factor lie?": _with(factor=lambda z: z),
         "a softmax runs over the features: their factors compete. Does one feature have to lose when another wins?": (
             _with(factor=lambda z: 2 * z.softmax(2))
         ),
-        "a ReLU stands between the two matrices of a LoRA. What stands between B and A in Eq. 8?": (
+        "a ReLU stands between the two matrices of a LoRA. What stands between B and A in the text?": (
             lambda x, down, up, W: (
                 x
                 * _mix(
@@ -109,10 +112,10 @@ FEATURE_GATE = Exercise(
             )
         ),
         # the mixture
-        "the sigmoid comes after the mixture: logits are mixed, not factors. Which of the two does Eq. 9 mix?": (
+        "the sigmoid comes after the mixture: logits are mixed, not factors. Which of the two does the gate mix in the text?": (
             _mixed_first(lambda z: 2 * z.sigmoid())
         ),
-        "the sigmoid comes after the mixture, and the factor 2 is missing. What does Eq. 9 mix, and how large is each "
+        "the sigmoid comes after the mixture, and the factor 2 is missing. What does the gate mix in the text, and how large is each "
         "factor?": _mixed_first(lambda z: z.sigmoid()),
         "the LoRAs are averaged. Who decides about their weights?": _with(
             weights=lambda x, W: torch.full_like(x @ W.T, 1 / len(W)) + 0 * (x @ W.T)
@@ -120,7 +123,7 @@ FEATURE_GATE = Exercise(
         "the LoRAs are added up without weights. What do the weights of a mixture sum to?": _with(
             weights=lambda x, W: torch.ones_like(x @ W.T) + 0 * (x @ W.T)
         ),
-        "the LoRAs are multiplied with each other. What does Eq. 9 do with them?": (
+        "the LoRAs are multiplied with each other. What does the text do with them?": (
             lambda x, down, up, W: x * (2 * _logits(x, down, up).sigmoid()).prod(1) + 0 * W.sum()
         ),
         "only the first LoRA counts: the others are left out, or have its matrices. Which axis counts the LoRAs?": (
@@ -138,7 +141,7 @@ FEATURE_GATE = Exercise(
         "the weights are cut off from training (`detach`). How would the gate ever learn?": _with(
             weights=lambda x, W: _weights(x, W).detach()
         ),
-        "the gate of the LoRAs reads the gated input. What does Gate(v) read in Eq. 9?": _reads_gated,
+        "the gate of the LoRAs reads the gated input. What does g read in the text: x or x'?": _reads_gated,
         "the mixture is divided by L once more. What do its weights sum to already?": (
             lambda x, down, up, W: feature_gate(x, down, up, W) / len(W)
         ),
@@ -148,10 +151,10 @@ FEATURE_GATE = Exercise(
         ),
         "the factors themselves are returned, and the 2 is missing. What do the experts want to read, and what is "
         "2 sigmoid(0)?": _with(factor=lambda z: z.sigmoid(), end=lambda x, m: m),
-        "the factors are added to x. What does a gate do with its input in Eq. 10?": _with(
+        "the factors are added to x. What does the text do with x and its factors?": _with(
             end=lambda x, m: x + m
         ),
-        "x is added once more: a residual. Is there one in Eq. 10?": _with(end=lambda x, m: x + x * m),
+        "x is added once more: a residual. Is there one in the text?": _with(end=lambda x, m: x + x * m),
         "all features of a user get the same factor. How many factors has a user?": _with(
             end=lambda x, m: x * m.mean(1, keepdim=True)
         ),
@@ -161,7 +164,7 @@ FEATURE_GATE = Exercise(
         "the LoRAs are not mixed: (B, L, D) is returned. How many inputs does a group of experts read?": (
             lambda x, down, up, W: x[:, None] * 2 * _logits(x, down, up).sigmoid() + 0 * W.sum()
         ),
-        "this is LoRA as language models have it: x + x B A. What is Fea_LoRA in Eq. 8?": (
+        "this is LoRA as language models have it: x + x B A. What is a LoRA in the text?": (
             lambda x, down, up, W: x + _mix(_weights(x, W), _logits(x, down, up))
         ),
     },

@@ -108,10 +108,10 @@ LEVEL = Exercise(
         "the experts read the factors of the feature gates, not x times the factors. What does a feature gate give?": (
             _with(v=lambda self, x, given: self.feature_gates.factors(x))
         ),
-        "the feature gates are applied twice. What do the experts read in Eq. 10?": _with(
+        "the feature gates are applied twice. How often does x meet its factors in the text?": _with(
             v=lambda self, x, given: self.feature_gates(self.feature_gates(x))
         ),
-        "x is added to what the feature gates give. Is there such a shortcut in Eq. 10?": _with(
+        "x is added to what the feature gates give. Is there such a shortcut in the text?": _with(
             v=lambda self, x, given: x + self.feature_gates(x)
         ),
         "x is multiplied with the feature gates' result, which has x in it already. What does `feature_gates(x)` give?": (
@@ -130,7 +130,7 @@ LEVEL = Exercise(
         "the gates read x, the input of the experts. What is `given` for?": _with(
             w=lambda self, x, given: self.gates(x), s=lambda self, x, given: self.self_gates(x)
         ),
-        "the gates read what the feature gates made. In Eq. 6 they read the raw input: which one is that here?": (
+        "the gates read what the feature gates made. All gates read the raw input: which one is that here?": (
             _with(
                 w=lambda self, x, given: self.gates(self.feature_gates(x)),
                 s=lambda self, x, given: self.self_gates(self.feature_gates(x)),

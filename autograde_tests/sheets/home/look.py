@@ -61,8 +61,8 @@ EXPERT_OUTPUTS = Exercise(
     how="function",
     reference=expert_outputs,
     example=Trial(
-        "two users, two experts of two units: means 1 and 20, variances 1 and 50, half zeros and none (worked by hand)",
-        {"h": np.array([[[0, 2], [10, 30]], [[0, 2], [20, 20]]], np.float32)},
+        "three users, two experts of two units: means 1 and 20, variances 1 and 50, half zeros and none (worked by hand)",
+        {"h": np.array([[[0, 2], [10, 30]], [[0, 2], [15, 25]], [[0, 2], [25, 15]]], np.float32)},
         want={
             "out['mean']": np.array([1.0, 20.0]),
             "out['variance']": np.array([1.0, 50.0]),

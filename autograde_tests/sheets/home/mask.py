@@ -61,6 +61,16 @@ def _order(*places):
     return lambda *sizes: torch.cat([_columns(*sizes)[place] for place in places], 1)
 
 
+def _no_offset(groups, own, local, shared):
+    """The columns of the categories begin at 0, on top of those of the tasks."""
+    table = torch.zeros_like(level_2(groups, own, local, shared))
+    for t, c in enumerate(groups):
+        table[t, t * own : (t + 1) * own] = True
+        table[t, c * local : (c + 1) * local] = True
+        table[t, table.shape[1] - shared :] = True
+    return table
+
+
 def _next(t, groups):
     return (groups[t] + 1) % (max(groups) + 1)
 
@@ -140,6 +150,7 @@ LEVEL_2 = Exercise(
         "the shared experts stand before those of the categories. In which order does the text put them?": (
             _order(0, 2, 1)
         ),
+        "the columns of category 0 begin at column 0. How many columns stand before them?": _no_offset,
         "the copies of all owners alternate (`repeat`): 0, 1, 2, 0, 1, 2. In which order does the text put the columns?": (
             _blocks(lambda block, n: block.repeat(1, n))
         ),

@@ -217,32 +217,32 @@ HOME_MODEL = Exercise(
         "the experts of level 2 get their vectors in the reverse order. In which order do the groups stand?": _with(
             reads=lambda self, z, x: z[:, _reads(self)].flip(1)
         ),
-        "x is added to the vectors of level 1. Is there such a shortcut in Eq. 7?": _with(
+        "x is added to the vectors of level 1. Is there such a shortcut in the text?": _with(
             z=lambda self, x: self.meta(x, x) + x[:, None]
         ),
         "level 1 is cut off from training (`detach`). What would its experts learn?": _with(
             z=lambda self, x: self.meta(x, x).detach()
         ),
-        "a softmax lies between the levels. What stands between them in Eq. 7?": _with(
+        "a softmax lies between the levels. What stands between them in the text?": _with(
             z=lambda self, x: self.meta(x, x).softmax(2)
         ),
         "the features for level 1 are gated twice: before it, and in it. What does `self.meta` do with x?": _with(
             z=lambda self, x: self.meta(self.meta.feature_gates(x), x)
         ),
         # what the gates read
-        "the gates of level 1 read what the feature gates made. Which input do they have in Eq. 6?": _with(
+        "the gates of level 1 read what the feature gates made. Which input do all gates read?": _with(
             z=lambda self, x: self.meta(x, self.meta.feature_gates(x))
         ),
-        "the gates of level 2 read x. Which two vectors stand side by side in Eq. 7?": _with(
+        "the gates of level 2 read x. Which two vectors stand side by side in the text?": _with(
             both=lambda self, z, x: torch.cat([x, x], 1)[:, None].expand(-1, self.C, -1)
         ),
-        "the gates of level 2 read the shared vector first. Which of the two stands first in Eq. 7?": _with(
+        "the gates of level 2 read the shared vector first. Which of the two stands first in the text?": _with(
             both=lambda self, z, x: torch.cat([z[:, -1:].expand_as(z[:, :-1]), z[:, :-1]], 2)
         ),
-        "the gates of level 2 read the category's vector twice. Which two vectors stand side by side in Eq. 7?": _with(
+        "the gates of level 2 read the category's vector twice. Which two vectors stand side by side in the text?": _with(
             both=lambda self, z, x: torch.cat([z[:, :-1], z[:, :-1]], 2)
         ),
-        "the gates of level 2 read the shared vector twice. Which two vectors stand side by side in Eq. 7?": _with(
+        "the gates of level 2 read the shared vector twice. Which two vectors stand side by side in the text?": _with(
             both=lambda self, z, x: torch.cat([z[:, -1:], z[:, -1:]], 2).expand(-1, self.C, -1)
         ),
         "the gates of level 2 read the vector of another category. Whose gates are they?": _with(
@@ -254,7 +254,7 @@ HOME_MODEL = Exercise(
             both=lambda self, z, x: _both(z).detach()
         ),
         # towers
-        "the towers read level 1: level 2 does nothing. What does h stand for?": _home(
+        "the towers read level 1: level 2 does nothing. Which level is the last one?": _home(
             lambda self, x: _y(self, self.meta(x, x)[:, self.groups])
         ),
         "the towers read the rows in the reverse order. Which row belongs to tower t?": _with(
@@ -263,7 +263,7 @@ HOME_MODEL = Exercise(
         "all towers read the first task's row. Which row belongs to tower t?": _with(
             h=lambda self, h: h[:, :1].expand_as(h)
         ),
-        "x is added before the towers. Is there such a shortcut in Eq. 7?": _home(
+        "x is added before the towers. Is there such a shortcut in the text?": _home(
             lambda self, x: _y(
                 self,
                 self.task(self.meta(x, x)[:, _reads(self)], _both(self.meta(x, x))) + x[:, None],

@@ -73,6 +73,12 @@ SWITCHES = Exercise(
     mistakes={
         "the switches stand the wrong way round: what the name takes away is left, and the rest is gone. What does "
         "True mean?": _upside_down,
+        "the feature gates are there only where the name takes them away. What does True mean?": _other(
+            feature_gates=lambda p: ("fg" in p, "fg2" in p)
+        ),
+        "the pair of feature gates is True where the name takes them away. What does True mean?": _other(
+            feature_gates=lambda p: ("fg" in p, "fg" in p or "fg2" in p)
+        ),
         'fg2 takes the feature gates away on both levels. Is the text "fg" also in "fg2"?': _other(
             feature_gates=lambda p: ("fg" not in p and "fg2" not in p,) * 2
         ),

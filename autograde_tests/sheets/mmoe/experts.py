@@ -49,11 +49,12 @@ def _one_layer(D, H, E):
     return nn.Linear(D, E * H)
 
 
-def _bank_draw(rng, B=None, E=None, square=False):
+def _bank_draw(rng, B=None, E=None, square=False, wider=0):
     B, E = B or int(rng.integers(5, 10)), E or int(rng.integers(2, 5))
-    D = E if square else int(rng.integers(5, 8))
+    H = E if square else int(rng.integers(5, 8))
     # inputs as wide as outputs: an expert that reads another expert is a wrong number, not a crash
-    return Draw({"x": rng.normal(size=(B, D)).astype(np.float32)}, build={"D": D, "H": D, "E": E})
+    D = H + wider
+    return Draw({"x": rng.normal(size=(B, D)).astype(np.float32)}, build={"D": D, "H": H, "E": E})
 
 
 EXPERT_BANK = Exercise(
@@ -83,6 +84,7 @@ EXPERT_BANK = Exercise(
         "a batch of one": {"B": 1},
         "one expert": {"E": 1},
         "as many experts as units": {"square": True, "E": 3},
+        "inputs wider than an expert": {"wider": 3},
     },
     mistakes={
         "all experts are one and the same object. How many layers does `[layer] * E` make?": (
@@ -158,6 +160,15 @@ EXPERT_BANK = Exercise(
         ),
         "the experts learn nothing: their outputs are detached. Through which tensor do the tasks train them?": (
             _bank(lambda self, x: torch.stack(_each(self, x), 1).relu().detach())
+        ),
+        "the sizes of an expert are swapped: H to D. How many numbers does it read, and how many does it give?": (
+            _bank(experts=lambda D, H, E: nn.ModuleList(nn.Linear(H, D) for _ in range(E)))
+        ),
+        "the experts have D outputs. How many numbers does an expert give?": (
+            _bank(experts=lambda D, H, E: nn.ModuleList(nn.Linear(D, D) for _ in range(E)))
+        ),
+        "the experts have H inputs. How wide is x?": (
+            _bank(experts=lambda D, H, E: nn.ModuleList(nn.Linear(H, H) for _ in range(E)))
         ),
     },
     also_right=[

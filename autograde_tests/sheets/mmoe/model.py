@@ -118,13 +118,14 @@ def _loop(self, x):
     return torch.stack(tasks, dim=1)
 
 
-def _model_draw(rng, B=None, T=None, E=None, square=False):
+def _model_draw(rng, B=None, T=None, E=None, square=False, wider=0):
     B, T = some(rng, B, T)
     E = T if square else E or int(rng.integers(5, 8))
-    D = int(rng.integers(8, 11))
+    H = int(rng.integers(8, 11))
     # inputs as wide as outputs: a gate or a tower that reads the wrong thing is a wrong number, not a crash
+    D = H + wider
     return Draw(
-        {"x": (0.5 * rng.normal(size=(B, D))).astype(np.float32)}, build={"D": D, "H": D, "E": E, "T": T}
+        {"x": (0.5 * rng.normal(size=(B, D))).astype(np.float32)}, build={"D": D, "H": H, "E": E, "T": T}
     )
 
 
@@ -147,15 +148,20 @@ MMOE = Exercise(
             "experts.1.bias": np.array([0, -2], np.float32),
             "gates.0.weight": np.array([[0, 0], [0, 0]], np.float32),
             "gates.1.weight": np.array([[0, 0], [np.log(3), 0]], np.float32),
-            "towers.0.weight": np.array([[2, 2]], np.float32),
+            "towers.0.weight": np.array([[2, 4]], np.float32),
             "towers.0.bias": np.array([1], np.float32),
             "towers.1.weight": np.array([[-4, 4]], np.float32),
             "towers.1.bias": np.array([0], np.float32),
         },
-        want={"out": np.array([[7.0, -6.0]])},
+        want={"out": np.array([[8.0, -6.0]])},
     ),
     draw=_model_draw,
-    sizes=ONE_ROW_ONE_TASK | {"one expert": {"E": 1}, "as many tasks as experts": {"square": True, "T": 3}},
+    sizes=ONE_ROW_ONE_TASK
+    | {
+        "one expert": {"E": 1},
+        "as many tasks as experts": {"square": True, "T": 3},
+        "inputs wider than an expert": {"wider": 3},
+    },
     mistakes={
         # gates
         "there is a single gate for all tasks: that is OMoE, the model with one gate. How many gates has MMoE?": (
@@ -168,6 +174,16 @@ MMOE = Exercise(
         ),
         "all tasks read the mixture of the first gate. Which gate, and so which mixture, belongs to task t?": _with(
             weights=lambda self, x: _w(self, x)[:, :1].repeat(1, self.T, 1)
+        ),
+        "all tasks read the mixture of the last gate. Does your loop keep what the gates before it said?": _with(
+            weights=lambda self, x: _w(self, x)[:, -1:].repeat(1, self.T, 1)
+        ),
+        "the gates are stacked on the first axis: (T, B, E). Which axis does the batch have in this series?": _with(
+            weights=lambda self, x: _w(self, x).transpose(0, 1)
+        ),
+        "the weights come out as (T, B, E). Which axis does the batch have in this series?": _with(
+            weights=lambda self, x: _w(self, x).transpose(0, 1),
+            mixed=lambda w, h: torch.einsum("bte,beh->bth", w, h),
         ),
         "all gates are one and the same object. How many layers does `[layer] * T` make?": _same("gates"),
         "the gates have a bias. What does W x have that W x + b has not: which one is Eq. 8?": _model(
@@ -268,6 +284,16 @@ MMOE = Exercise(
         ),
         "the outputs of the towers are stacked on a new axis and one axis is left over. Which shape has one tower's "
         "output?": _with(towers=lambda self, z: _y(self, z)[..., None]),
+        # sizes
+        "the sizes of an expert are swapped: H to D. How many numbers does it read, and how many does it give?": (
+            _model(experts=lambda D, H, E, T: nn.ModuleList(nn.Linear(H, D) for _ in range(E)))
+        ),
+        "the gates have H inputs. How wide is the x that a gate reads?": _model(
+            gates=lambda D, H, E, T: nn.ModuleList(nn.Linear(H, E, bias=False) for _ in range(T))
+        ),
+        "the towers have D inputs. How wide is a mixture of experts?": _model(
+            towers=lambda D, H, E, T: nn.ModuleList(nn.Linear(D, 1) for _ in range(T))
+        ),
     },
     also_right=[
         _model(

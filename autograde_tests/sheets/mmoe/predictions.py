@@ -2,40 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from itertools import product
+from autograde_tests.exercise import prediction
 
-from autograde_tests.exercise import Exercise, Trial
-
-
-def _wrong(right: Mapping[str, str], choices: Mapping[str, Mapping[str, str]]) -> dict[str, Callable]:
-    """Every set of wrong choices as one mistake, which says the sentence of each of them.
-
-    choices: question -> {wrong choice: its sentence}. Two wrong choices at once are both answered.
-    """
-    mistakes = {}
-    for picked in product(*([None, *wrong] for wrong in choices.values())):
-        changed = {key: choice for key, choice in zip(choices, picked, strict=True) if choice is not None}
-        if changed:
-            sentence = " And as if ".join(choices[key][choice] for key, choice in changed.items())
-            mistakes[sentence] = lambda changed=changed: {**right, **changed}
-    return mistakes
-
-
-def _prediction(id: str, title: str, what: str, right: Mapping[str, str], choices) -> Exercise:
-    return Exercise(
-        id=id,
-        title=title,
-        how="function",
-        reference=lambda: dict(right),
-        example=Trial(what, {}),
-        mistakes=_wrong(right, choices),
-        also_right=[lambda: dict(reversed(right.items()))],
-        real_valued=False,
-    )
-
-
-QUIZ = _prediction(
+QUIZ = prediction(
     "2.0",
     "three questions about notebook 01",
     "three questions, a letter each",
@@ -56,7 +25,7 @@ QUIZ = _prediction(
     },
 )
 
-SPECIAL_CASES = _prediction(
+SPECIAL_CASES = prediction(
     "2.6",
     "predict: four special cases",
     "four special cases of MMoE",
@@ -89,7 +58,7 @@ SPECIAL_CASES = _prediction(
     },
 )
 
-KNOB = _prediction(
+KNOB = prediction(
     "2.8",
     "predict: what will the knob do?",
     "three guesses about the figures below",
@@ -100,8 +69,8 @@ KNOB = _prediction(
     },
     {
         "highest loss at p = 0.5": {
-            "OMoE": "OMoE does worst on two different tasks. Which of the three has no choice of experts at all?",
-            "MMoE": "MMoE does worst on two different tasks. Which of the three has no choice of experts at all?",
+            "OMoE": "OMoE does worst at p = 0.5 in the first figure. Which of the three has no choice of experts at all?",
+            "MMoE": "MMoE does worst at p = 0.5 in the first figure. Which of the three has no choice of experts at all?",
         },
         "at p = 1 the losses of OMoE and MMoE are": {
             "far apart": "a gate per task makes a large difference when both tasks are the same. What could the second "

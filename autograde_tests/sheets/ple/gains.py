@@ -65,7 +65,7 @@ GAIN = Exercise(
         "the sign is turned: single-task minus multi-task. What does a gain above 0 mean?": _other(
             mean=lambda m, s: (s - m).mean(0)
         ),
-        "the gain is a share of the single-task value. Which of the two does Eq. 11 have: a difference or a ratio?": (
+        "the gain is a share of the single-task value. Which of the two does the text ask for: a difference or a ratio?": (
             _other(mean=lambda m, s: ((m - s) / s).mean(0))
         ),
         "the sign is lost (an absolute value). What would tell a loss from a gain?": _other(

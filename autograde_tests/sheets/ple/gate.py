@@ -58,6 +58,11 @@ def _next_position(own, shared):
     return torch.cat([right[:, : sum(own)].roll(1, dims=1), right[:, sum(own) :]], 1)
 
 
+def _all_begin_at_0(own, shared):
+    rows = [[column < n for column in range(sum(own))] + [True] * shared for n in own]
+    return torch.tensor(rows)
+
+
 def _visible_draw(rng, T=None, shared=None):
     T = T or int(rng.integers(3, 5))
     own = [int(n) for n in rng.permutation([1, 2, 3, 4])[:T]]  # another number for every task
@@ -101,6 +106,7 @@ VISIBLE = Exercise(
             _rule(lambda owner, task, T: (owner == (task + 1) % T) | (owner == T))
         ),
         "a task's part begins one expert too late. At which column does the part of task 0 begin?": _next_position,
+        "the part of every task begins at column 0. How many experts stand before those of task t?": _all_begin_at_0,
         "the shared experts stand first. In which order does the text put the columns?": _shared_first,
         "all tasks have as many experts as the first one. What does the list `own` tell?": _equal_numbers,
         "there are as many shared experts as experts of the first task. Which argument tells how many are shared?": (
@@ -237,7 +243,7 @@ MASKED_GATE = Exercise(
         "the softmax is applied twice; the second one gives weight to the hidden experts again. What is exp(0)?": (
             lambda x, W, v: masked_gate(x, W, v).softmax(2)
         ),
-        "the logits are divided by sqrt(D). That is a habit from attention: does Eq. 3 divide by anything?": (
+        "the logits are divided by sqrt(D). That is a habit from attention: does the text divide by anything?": (
             lambda x, W, v: masked_gate(x / x.shape[1] ** 0.5, W, v)
         ),
         "you return the logarithm of the weights. What is a share of 1/4: 0.25 or -1.39?": (

@@ -134,6 +134,14 @@ FUSE = Exercise(
         "every gate sees every expert. Which of the gates may?": (
             lambda g, h, W, v: _fused(g, h, W, torch.ones_like(_all(v)))
         ),
+        "the mask is turned: a gate weighs the experts that it may not see. What does True mean in `visible`?": (
+            lambda g, h, W, v: _fused(g, h, W, ~_all(v))
+        ),
+        "the softmax runs over the gates (axis 1). Which axis holds the experts?": (
+            lambda g, h, W, v: (
+                torch.einsum("bgd,ged->bge", g, W).masked_fill(~_all(v), -torch.inf).softmax(1) @ h
+            )
+        ),
         "the softmax comes before the mask. What do the weights of a task sum to now?": (
             lambda g, h, W, v: (torch.einsum("bgd,ged->bge", g, W).softmax(2) * _all(v)) @ h
         ),
@@ -146,7 +154,7 @@ FUSE = Exercise(
         "the weighted experts are averaged and so too small. What do the weights sum to already?": (
             lambda g, h, W, v: fuse(g, h, W, v) / h.shape[1]
         ),
-        "these are the weights of the gates, not the mixtures. What does Eq. 6 multiply them with?": (
+        "these are the weights of the gates, not the mixtures. What do they weigh?": (
             lambda g, h, W, v: (
                 torch.einsum("bgd,ged->bge", g, W).masked_fill(~_all(v), -torch.inf).softmax(2) + 0 * h.sum()
             )

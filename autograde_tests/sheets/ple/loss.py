@@ -81,17 +81,17 @@ JOINT_LOSS = Exercise(
     shape="()",
     grads=["logits"],
     example=Trial(
-        "two users, logits 0, one label missing: every known label costs log 2; the weights after two epochs are "
+        "two users: like costs log 4 and log 16, click costs log 4 and has a gap; the weights after two epochs are "
         "4 and 1/4 (worked by hand)",
         {
-            "logits": np.zeros((2, 2), np.float32),
+            "logits": np.array([[-np.log(3), np.log(3)], [np.log(15), 1]], np.float32),
             "labels": np.array([[1, 0], [0, np.nan]], np.float32),
             "start": np.array([1, 1], np.float32),
             "ratio": np.array([2, 0.5], np.float32),
             "epoch": 2,
         },
         grads=["logits"],
-        want={"out": np.array(4.25 * np.log(2))},
+        want={"out": np.array(4 * np.log(8) + np.log(4) / 4)},
     ),
     draw=_loss_draw,
     sizes=ONE_ROW_ONE_TASK | {"a task without any label": {"B": 7, "empty": True}},
@@ -126,6 +126,22 @@ JOINT_LOSS = Exercise(
         "can you divide by there?": lambda z, y, start, ratio, epoch: (
             start * ratio**epoch * ((_each(z, y) * ~y.isnan()).sum(0) / (~y.isnan()).sum(0))
         ).nansum(),
+        'the loss is one mean over all labels: `reduction="none"` is missing. How many losses do you want: one, or one '
+        "per label?": _other(
+            lambda z, y: (
+                (F.binary_cross_entropy_with_logits(z, y.nan_to_num()) * ~y.isnan()).sum(0)
+                / (~y.isnan()).sum(0).clamp(min=1)
+            )
+        ),
+        "the mask is turned: the gaps count, and the known labels do not. Where is `labels.isnan()` True?": _other(
+            lambda z, y: (_each(z, y) * y.isnan()).sum(0) / y.isnan().sum(0).clamp(min=1)
+        ),
+        "the gaps are filled with 0, and their losses are still in the sum. What takes them out again?": _other(
+            lambda z, y: _each(z, y).sum(0) / (~y.isnan()).sum(0).clamp(min=1)
+        ),
+        "the sum runs over the tasks (axis 1), a loss per user. Which axis counts the users, and has to go?": _other(
+            lambda z, y: (_each(z, y) * ~y.isnan()).sum(1) / (~y.isnan()).sum(1).clamp(min=1)
+        ),
         "the losses are added up, not averaged. Should a larger batch have a larger loss?": _other(
             lambda z, y: (_each(z, y) * ~y.isnan()).sum(0)
         ),
@@ -140,7 +156,7 @@ JOINT_LOSS = Exercise(
         ),
         # the weights
         "the weights do not change with the epoch. Where is gamma in Eq. 10?": _weighted(lambda s, r, t: s),
-        "the starting weights are missing. Where is omega_0 in Eq. 10?": _weighted(lambda s, r, t: r**t),
+        "the starting weights are missing. Which argument holds them?": _weighted(lambda s, r, t: r**t),
         "there are no weights at all. What does Eq. 8 multiply a task's loss with?": _weighted(
             lambda s, r, t: torch.ones_like(s)
         ),
@@ -148,7 +164,7 @@ JOINT_LOSS = Exercise(
         "the whole product has the exponent. To what does the t of Eq. 10 belong?": _weighted(
             lambda s, r, t: (s * r) ** t
         ),
-        "omega_0 has the exponent, not gamma. To what does the t of Eq. 10 belong?": _weighted(
+        "the starting weight has the exponent, not gamma. To what does the t of Eq. 10 belong?": _weighted(
             lambda s, r, t: s**t * r
         ),
         "the exponent is one too high. What is the weight in epoch 0?": _weighted(
@@ -173,7 +189,7 @@ JOINT_LOSS = Exercise(
             lambda s, r, t: (s * r**t).softmax(0)
         ),
         # the sum
-        "the tasks are averaged, not added up. Which sign stands before omega_k L_k in Eq. 8?": (
+        "the tasks are averaged, not added up. What does Eq. 8 do with the losses of the tasks?": (
             lambda z, y, s, r, t: (s * r**t * _losses(z, y)).mean()
         ),
         "the losses of the tasks are not added up. How many losses can `backward` start from?": (
@@ -185,6 +201,12 @@ JOINT_LOSS = Exercise(
     },
     also_right=[
         _loop,
+        _other(
+            lambda z, y: (
+                ((z.clamp(min=0) - z * y.nan_to_num() + (-z.abs()).exp().log1p()) * ~y.isnan()).sum(0)
+                / (~y.isnan()).sum(0).clamp(min=1)
+            )
+        ),
         lambda z, y, s, r, t: torch.dot((s * r.pow(t)).to(z), _losses(z, y)),
         lambda z, y, s, r, t: joint_loss(z.double(), y.double(), s.double(), r.double(), t),
         _other(

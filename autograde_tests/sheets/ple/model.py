@@ -104,6 +104,16 @@ def _same(name):
     return _model(**{name: build})
 
 
+def _layers(name, layer):
+    """A CGC with other layers in one part: layer(D, H, own + shared)."""
+
+    def build(D, H, own, shared, T):
+        number = len(PARTS[name](D, H, own, shared, T))
+        return nn.ModuleList(layer(D, H, own + shared) for _ in range(number))
+
+    return _model(**{name: build})
+
+
 def _masked(self, x):
     """All gates in one matrix (T, E) with a mask."""
     E, D = len(self.experts), x.shape[1]
@@ -123,12 +133,13 @@ def _wide(self, x):
     return _y(self, z)
 
 
-def _cgc_draw(rng, B=None, T=None, own=None, shared=None):
+def _cgc_draw(rng, B=None, T=None, own=None, shared=None, H=None):
     B, T = some(rng, B, T)
     own = int(rng.integers(2, 4)) if own is None else own
     shared = own + int(rng.integers(1, 3)) if shared is None else shared  # never as many as own
-    D = int(rng.integers(8, 11))  # inputs as wide as outputs: a wrong reader is a wrong number, not a crash
-    build = {"D": D, "H": D, "own": own, "shared": shared, "T": T}
+    D = int(rng.integers(8, 11))
+    # mostly inputs as wide as outputs: then a wrong reader is a wrong number, not a crash
+    build = {"D": D, "H": H or D, "own": own, "shared": shared, "T": T}
     return Draw({"x": (0.5 * rng.normal(size=(B, D))).astype(np.float32)}, build=build)
 
 
@@ -162,10 +173,14 @@ CGC_MODEL = Exercise(
     ),
     draw=_cgc_draw,
     sizes=ONE_ROW_ONE_TASK
-    | {"no shared experts": {"shared": 0}, "no experts of their own": {"own": 0, "shared": 3}},
+    | {
+        "no shared experts": {"shared": 0},
+        "no experts of their own": {"own": 0, "shared": 3},
+        "inputs wider than the experts": {"H": 5},
+    },
     mistakes={
         # who sees whom
-        "the shared experts come first in what a gate sees. In which order does Eq. 4 list them?": _with(
+        "the shared experts come first in what a gate sees. In which order does the text list them?": _with(
             seen=lambda self, h, t: _seen(self, h, t).roll(self.shared, dims=1)
         ),
         "the shared experts stand first in `self.experts`. In which order does the text put them?": _with(
@@ -209,18 +224,34 @@ CGC_MODEL = Exercise(
             ),
         ),
         "the own experts of a task are added without a gate, only the shared ones are weighed. Over which experts "
-        "does the softmax of Eq. 3 run?": _with(
+        "does the softmax of its gate run?": _with(
             mixed=lambda w, s: (
                 s[:, : s.shape[1] // 2].sum(1)
                 + (w[:, s.shape[1] // 2 :, None] * s[:, s.shape[1] // 2 :]).sum(1)
             )
+        ),
+        # sizes
+        "an expert makes D numbers, not H. How wide is what an expert gives?": _layers(
+            "experts", lambda D, H, seen: nn.Linear(D, D)
+        ),
+        "an expert reads H numbers, not D. What does an expert read: x or another expert?": _layers(
+            "experts", lambda D, H, seen: nn.Linear(H, H)
+        ),
+        "D and H of the experts have changed places. Which of the two is the width of x?": _layers(
+            "experts", lambda D, H, seen: nn.Linear(H, D)
+        ),
+        "a gate is made for H inputs, not for D. What does a gate read: x or the experts?": _layers(
+            "gates", lambda D, H, seen: nn.Linear(H, seen, bias=False)
+        ),
+        "a tower is made for D inputs, not for H. What does a tower read: x or a mixture?": _layers(
+            "towers", lambda D, H, seen: nn.Linear(D, 1)
         ),
         # gates
         "all tasks read the first gate. Which gate belongs to task t?": _with(
             w=lambda self, x, t: _w(self, x, 0)
         ),
         "all gates are one and the same object. How many layers does `[layer] * T` make?": _same("gates"),
-        "the gates have a bias. What does W x have that W x + b has not: which one is Eq. 3?": _model(
+        "the gates have a bias. What does W x have that W x + b has not: which of the two has the text?": _model(
             gates=lambda D, H, own, shared, T: nn.ModuleList(nn.Linear(D, own + shared) for _ in range(T))
         ),
         "the softmax is missing: the experts are weighed with logits. Can a share be below zero?": _with(
@@ -237,7 +268,7 @@ CGC_MODEL = Exercise(
                 [z.softmax(1) for z in self.gates[t](x).split([self.own, self.shared], 1)], 1
             )
         ),
-        "the gates read what the experts say, not x. What is the input of a gate in Eq. 3?": (
+        "the gates read what the experts say, not x. What is the input of a gate in the text?": (
             _model(_experts_before_gate)
         ),
         "the gates are not used: the experts that a task sees are averaged. What should the weights depend on?": (

@@ -78,11 +78,13 @@ def _with_mean(g):
     return torch.cat([g, g.mean(1, keepdim=True)], 1)
 
 
-def _ple_draw(rng, B=None, T=None):
+def _ple_draw(rng, B=None, T=None, H=None):
     B, T = some(rng, B, T)
     experts = [*(int(n) for n in rng.permutation([1, 2, 3, 4])[:T]), int(rng.integers(2, 4))]
-    D = int(rng.integers(8, 11))  # D = H: a level that reads x is a wrong number, not a crash
-    return Draw({"x": rng.normal(size=(B, D)).astype(np.float32)}, build={"D": D, "H": D, "experts": experts})
+    D = int(rng.integers(8, 11))
+    # mostly D = H: then a level that reads x is a wrong number, not a crash
+    build = {"D": D, "H": H or D, "experts": experts}
+    return Draw({"x": rng.normal(size=(B, D)).astype(np.float32)}, build=build)
 
 
 PLE_MODEL = Exercise(
@@ -113,7 +115,7 @@ PLE_MODEL = Exercise(
         want={"out": np.array([[6.0, 10.0]])},
     ),
     draw=_ple_draw,
-    sizes=ONE_ROW_ONE_TASK,
+    sizes=ONE_ROW_ONE_TASK | {"inputs wider than the experts": {"H": 5}},
     mistakes={
         # the levels
         "the last level has a shared gate. Who would read what it gives?": _ple(
@@ -145,10 +147,26 @@ PLE_MODEL = Exercise(
             lambda self, x: _y(self, self.second(self.first(x))[:, : len(self.towers)]),
             second=lambda D, H, e, T: None,
         ),
+        # sizes
+        "the second level has the input width of the first. How wide is what the first level gives?": _ple(
+            second=lambda D, H, e, T: Level(D, e, [H], own_and_shared(e, T))
+        ),
+        "the first level is made for H inputs, not for D. How wide is x?": _ple(
+            first=lambda D, H, e, T: Level(H, e, [H], own_and_shared(e, T, shared_gate=True))
+        ),
+        "the experts of the first level make D numbers, not H. Which width stands in the list of a `Level`?": _ple(
+            first=lambda D, H, e, T: Level(D, e, [D], own_and_shared(e, T, shared_gate=True))
+        ),
+        "the experts of the second level make D numbers, not H. Which width stands in the list of a `Level`?": _ple(
+            second=lambda D, H, e, T: Level(H, e, [D], own_and_shared(e, T))
+        ),
+        "a tower is made for D inputs, not for H. What does a tower read: x or a mixture?": _ple(
+            towers=lambda D, H, e, T: nn.ModuleList(nn.Linear(D, 1) for _ in range(T))
+        ),
         # what the second level reads
         "the second level reads x again. What did the first level make?": _between(lambda self, g, x: x),
-        "the gates of the second level read x, only its experts read the level below. What is the selector in "
-        "Eq. 6?": _ple(
+        "the gates of the second level read x, only its experts read the level below. What does a gate of "
+        "level 2 read in Eq. 6?": _ple(
             lambda self, x: _y(self, mix(self.second.weights(x), self.second.experts(self.first(x))))
         ),
         "the experts of the second level read x, only its gates read the level below. What is the input of an "
@@ -191,7 +209,7 @@ PLE_MODEL = Exercise(
             lambda self, g, x: g.detach()
         ),
         # towers
-        "the towers read the first level: the second one does nothing. What is N in Eq. 7?": _ple(
+        "the towers read the first level: the second one does nothing. Which level is the last one?": _ple(
             lambda self, x: _y(self, self.first(x))
         ),
         "the towers read the mixtures in the reverse order. Which row belongs to tower t?": _ple(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some
+from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some, true_or_false
 
 # --- 1.4 predict the gradient ------------------------------------------------------------------------------
 
@@ -18,46 +18,27 @@ GETS_GRADIENT = {
     "the embedding of a user who is not in the batch": False,
     "the bottom, when no row of the batch has a like label": False,
 }
+ASKS = {
+    "the bottom": "the bottom gets nothing from one task alone. Which layers does the like logit pass through?",
+    "the like tower": "the like loss does not train its own tower. Where does the like logit come from?",
+    "the click tower": "the click tower is trained by the like loss. Does the like logit depend on the click tower?",
+    "the embedding of a user in the batch": (
+        "the users in the batch get nothing. Is the embedding an input or a parameter?"
+    ),
+    "the embedding of a user who is not in the batch": (
+        "users who are not in the batch are trained as well. Which rows of the table were read?"
+    ),
+    "the bottom, when no row of the batch has a like label": (
+        "a batch without like labels still trains the bottom. What is the masked loss of such a batch?"
+    ),
+}
 
-
-def _prediction(right, **_):
-    def with_changes(*keys):
-        changed = {key: not right[key] for key in keys}
-        return lambda: right | changed
-
-    return with_changes
-
-
-_gradient = _prediction(GETS_GRADIENT)
-
-PREDICT_GRADIENT = Exercise(
-    id="1.4",
-    title="predict: what does the loss of the task like train?",
-    how="function",
-    reference=_gradient(),
-    example=Trial("six groups of parameters, True where the like loss sends a gradient", {}),
-    mistakes={
-        "the click tower is trained by the like loss. Does the like logit depend on the click tower?": _gradient(
-            "the click tower"
-        ),
-        "the bottom gets nothing from one task alone. Which layers does the like logit pass through?": _gradient(
-            "the bottom"
-        ),
-        "the like loss does not train its own tower. Where does the like logit come from?": _gradient(
-            "the like tower"
-        ),
-        "users who are not in the batch are trained as well. Which rows of the table were read?": _gradient(
-            "the embedding of a user who is not in the batch"
-        ),
-        "the users in the batch get nothing. Is the embedding an input or a parameter?": _gradient(
-            "the embedding of a user in the batch"
-        ),
-        "a batch without like labels still trains the bottom. What is the masked loss of such a batch?": _gradient(
-            "the bottom, when no row of the batch has a like label"
-        ),
-    },
-    also_right=[lambda: {key: int(value) for key, value in GETS_GRADIENT.items()}],
-    real_valued=False,
+PREDICT_GRADIENT = true_or_false(
+    "1.4",
+    "predict: what does the loss of the task like train?",
+    "six groups of parameters, True where the like loss sends a gradient",
+    GETS_GRADIENT,
+    ASKS,
 )
 
 

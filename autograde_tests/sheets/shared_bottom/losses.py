@@ -36,6 +36,12 @@ def _bce_loop(z, y):
     return torch.stack(losses)
 
 
+def _inverted(z, y):
+    seen = y.isnan()
+    each = F.binary_cross_entropy_with_logits(z, torch.where(seen, y, 0.0), reduction="none")
+    return (each * seen).sum(0) / seen.sum(0).clamp(min=1)
+
+
 def _bce_draw(rng, B=None, T=None, unlabelled=False):
     B, T = some(rng, B, T)
     labels = np.where(rng.random((B, T)) < 0.3, NAN, rng.random((B, T)) < 0.4).astype(np.float32)
@@ -106,6 +112,17 @@ MASKED_BCE = Exercise(
         "a task without any observed label gives 0/0 = NaN, which would spoil the whole sum. "
         "What should such a task cost?": (
             lambda z, y: (_bce(z, y)[0] * _bce(z, y)[1]).sum(0) / _bce(z, y)[1].sum(0)
+        ),
+        "the loss is one number for the whole table before your mask comes: `reduction` is missing. How do you get a "
+        "loss for every cell?": lambda z, y: (
+            (F.binary_cross_entropy_with_logits(z, y.nan_to_num()) * ~y.isnan()).sum(0)
+            / (~y.isnan()).sum(0).clamp(min=1)
+        ),
+        "the mask is turned around: only the unobserved cells are averaged. Which cells does `isnan` mark?": (
+            lambda z, y: (_bce(z, y)[0] * y.isnan()).sum(0) / y.isnan().sum(0).clamp(min=1)
+        ),
+        "the mask is turned around, so NaN goes into the loss and the labels stay out. Which cells does `isnan` mark?": (
+            _inverted
         ),
         "the squared error of the probability is averaged, not the cross-entropy. Which loss does the text ask for?": (
             lambda z, y: (

@@ -35,6 +35,12 @@ def _ordinal_auc(s, y):
     return (ranks[(y == 1).cpu()].sum() - p * (p + 1) / 2) / (p * n)
 
 
+def _without_ties(s, y):
+    positive, negative = _pairs(s, y)
+    won, lost = (positive > negative).sum(), (positive < negative).sum()
+    return won / (won + lost)
+
+
 def _trapezoid(s, y):
     points = [(0.0, 0.0)]
     for cut in s.unique().flip(0):
@@ -65,9 +71,12 @@ AUC = Exercise(
     reference=auc,
     shape="()",
     example=Trial(
-        "two positives, two negatives: 2 pairs won, 1 tied, 1 lost = 2.5 / 4 (worked by hand)",
-        {"scores": np.array([0.9, 0.5, 0.5, 0.6], np.float32), "labels": np.array([1, 1, 0, 0], np.float32)},
-        want={"out": np.array(0.625)},
+        "two positives, three negatives: 4 pairs won, 1 tied, 1 lost = 4.5 / 6 (worked by hand)",
+        {
+            "scores": np.array([0.9, 0.5, 0.5, 0.6, 0.1], np.float32),
+            "labels": np.array([1, 1, 0, 0, 0], np.float32),
+        },
+        want={"out": np.array(0.75)},
     ),
     draw=_auc_draw,
     sizes={"random sizes": {}, "more rows": {"B": 60}, "few rows": {"B": 5}},
@@ -105,6 +114,12 @@ AUC = Exercise(
         "the AUC is stretched to -1 ... 1 (that is the Gini coefficient). What is the AUC of a coin?": (
             lambda s, y: 2 * auc(s, y) - 1
         ),
+        "tied pairs are left out: won / (won + lost). How many pairs are there in all?": _without_ties,
+        "the won pairs are divided by the number of rows. How many pairs do 3 positives and 4 negatives make?": (
+            lambda s, y: auc(s, y) * (y == 1).sum() * (y == 0).sum() / len(y)
+        ),
+        "positives and negatives are compared one to one, without a new axis. With how many negatives does each "
+        "positive make a pair?": lambda s, y: (s[y == 1] > s[y == 0]).float().mean(),
     },
     also_right=[
         _rank_auc,
@@ -148,18 +163,42 @@ def _gauc_variant(weigh=len, one_class=None):
     return wrong
 
 
+def _kept(labels, users):
+    """The rows of each user with both classes, as masks."""
+    return [users == k for k in users.unique() if 0 < labels[users == k].sum() < (users == k).sum()]
+
+
+def _last_weight(scores, labels, users):
+    last = _kept(labels, users)[-1]
+    return gauc(scores, labels, users) * sum(int(m.sum()) for m in _kept(labels, users)) / int(last.sum())
+
+
+def _until_one_class(scores, labels, users):
+    total = weight = 0.0
+    for user in users.unique():
+        mine = users == user
+        y = labels[mine]
+        if not 0 < y.sum() < len(y):
+            break
+        total += len(y) * float(auc(scores[mine], y))
+        weight += len(y)
+    return total / weight
+
+
 def _gauc_draw(rng, U=None):
     U = U or int(rng.integers(4, 7))
-    users = np.concatenate([np.repeat(np.arange(U), rng.integers(4, 9, U)), [U, U, U, U + 1, U + 1]])
+    # two users with one class: 5, between the others' ids 0, 10, 20, ..., and the last one
+    middle, last = 5, 10 * U
+    users = np.concatenate([np.repeat(10 * np.arange(U), rng.integers(4, 9, U)), [middle] * 3, [last] * 2])
     scores = rng.integers(-4, 5, len(users)).astype(np.float32) / 4
     labels = (rng.random(len(users)) < 0.45).astype(np.float32)
     for u in range(U):
-        labels[np.flatnonzero(users == u)[:2]] = 1, 0  # both classes
+        labels[np.flatnonzero(users == 10 * u)[:2]] = 1, 0  # both classes
     first = np.flatnonzero(users == 0)
     labels[first[:4]], scores[first[:4]] = [1, 0, 0, 0], [0.5, -0.5, 0, 0.25]  # one perfect start
-    labels[users == U], labels[users == U + 1] = 1, 0  # two users with one class
+    labels[users == middle], labels[users == last] = 1, 0
     order = rng.permutation(len(users))
-    return Draw({"scores": scores[order], "labels": labels[order], "users": 10 * users[order]})
+    return Draw({"scores": scores[order], "labels": labels[order], "users": users[order]})
 
 
 GAUC = Exercise(
@@ -169,11 +208,11 @@ GAUC = Exercise(
     reference=gauc,
     shape="()",
     example=Trial(
-        "user 1 has AUC 1 on 2 rows, user 2 has AUC 0 on 3 rows, user 3 has one class: (2*1 + 3*0) / 5 = 0.4",
+        "user 1 has AUC 1 on 2 rows, user 2 has one class, user 3 has AUC 0 on 3 rows: (2*1 + 3*0) / 5 = 0.4",
         {
-            "scores": np.array([0.9, 0.1, 0.8, 0.7, 0.2, 0.5, 0.6], np.float32),
-            "labels": np.array([1, 0, 0, 0, 1, 1, 1], np.float32),
-            "users": np.array([1, 1, 2, 2, 2, 3, 3]),
+            "scores": np.array([0.9, 0.1, 0.5, 0.6, 0.8, 0.7, 0.2], np.float32),
+            "labels": np.array([1, 0, 1, 1, 0, 0, 1], np.float32),
+            "users": np.array([1, 1, 2, 2, 3, 3, 3]),
         },
         want={"out": np.array(0.4)},
     ),
@@ -216,6 +255,15 @@ GAUC = Exercise(
                 * sum((u == k).sum() for k in u.unique() if 0 < y[u == k].sum() < (u == k).sum())
                 / len(u.unique())
             )
+        ),
+        "the loop ends (`break`) at the first user with one class. What should happen to the users after that one?": (
+            _until_one_class
+        ),
+        "a user counts once per row: the loop runs over all rows. How often does each user stand in `users`?": (
+            _gauc_variant(lambda y: len(y) ** 2)
+        ),
+        "only the last user's rows stand in the divisor: they are added after the loop. What do the weights sum to?": (
+            _last_weight
         ),
     },
     also_right=[

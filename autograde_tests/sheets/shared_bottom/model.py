@@ -164,19 +164,20 @@ class SharedBottom(nn.Module):
         return torch.cat([tower(h) for tower in self.towers], dim=1)
 
 
-def _model(forward=None, towers=None):
-    """A SharedBottom with another forward or other towers."""
+def _model(forward=None, towers=None, bottom=None):
+    """A SharedBottom with another forward, or other parts: functions of the sizes."""
 
     def init(self, D, H, T):
         nn.Module.__init__(self)
-        self.bottom = nn.Linear(D, H)
-        self.towers = towers(H, T)
+        self.bottom = bottom(D, H) if bottom else nn.Linear(D, H)
+        self.towers = towers(D, H, T) if towers else nn.ModuleList(nn.Linear(H, 1) for _ in range(T))
 
-    body = ({"forward": forward} if forward else {}) | ({"__init__": init} if towers else {})
-    return type("SharedBottom", (SharedBottom,), body)
+    return type(
+        "SharedBottom", (SharedBottom,), {"__init__": init} | ({"forward": forward} if forward else {})
+    )
 
 
-def _same_tower(H, T):
+def _same_tower(D, H, T):
     return nn.ModuleList([nn.Linear(H, 1)] * T)
 
 
@@ -184,10 +185,12 @@ def _hidden(self, x):
     return torch.relu(self.bottom(x))
 
 
-def _model_draw(rng, B=None, T=None):
+def _model_draw(rng, B=None, T=None, wider=0):
     B, T = some(rng, B, T)
-    D = int(rng.integers(3, 7))
-    return Draw({"x": rng.normal(size=(B, D)).astype(np.float32)}, build={"D": D, "H": D, "T": T})
+    H = int(rng.integers(3, 7))
+    # inputs as wide as outputs: towers that read x are a wrong number, not a crash
+    D = H + wider
+    return Draw({"x": rng.normal(size=(B, D)).astype(np.float32)}, build={"D": D, "H": H, "T": T})
 
 
 SHARED_BOTTOM = Exercise(
@@ -213,7 +216,7 @@ SHARED_BOTTOM = Exercise(
         want={"out": np.array([[7.0, -3.0]])},
     ),
     draw=_model_draw,
-    sizes=ONE_ROW_ONE_TASK,
+    sizes=ONE_ROW_ONE_TASK | {"inputs wider than the hidden layer": {"wider": 3}},
     mistakes={
         "all towers are one and the same object, so all tasks share their weights. "
         "How many layers does `[layer] * T` make?": _model(towers=_same_tower),
@@ -243,16 +246,24 @@ SHARED_BOTTOM = Exercise(
             lambda self, x: torch.cat([t(_hidden(self, x)) for t in self.towers], 1).T
         ),
         "the towers stand in a plain Python list, which torch does not look into: their weights are never trained. "
-        "Which container registers layers?": _model(towers=lambda H, T: [nn.Linear(H, 1) for _ in range(T)]),
+        "Which container registers layers?": _model(
+            towers=lambda D, H, T: [nn.Linear(H, 1) for _ in range(T)]
+        ),
         "the bottom learns nothing: its output is detached. Through which tensor do the tasks train it?": _model(
             lambda self, x: torch.cat([t(_hidden(self, x).detach()) for t in self.towers], 1)
         ),
         "the ReLU comes before the bottom, on the input. What does Eq. 1 call f(x)?": _model(
             lambda self, x: torch.cat([t(self.bottom(torch.relu(x))) for t in self.towers], 1)
         ),
+        "the towers have D inputs. How wide is the hidden layer that they read?": _model(
+            towers=lambda D, H, T: nn.ModuleList(nn.Linear(D, 1) for _ in range(T))
+        ),
+        "the sizes of the bottom are swapped: H to D. How wide is x, and how wide is what the towers read?": _model(
+            bottom=lambda D, H: nn.Linear(H, D)
+        ),
     },
     also_right=[
-        _model(lambda self, x: self.towers(_hidden(self, x)), towers=lambda H, T: nn.Linear(H, T)),
+        _model(lambda self, x: self.towers(_hidden(self, x)), towers=lambda D, H, T: nn.Linear(H, T)),
         _model(lambda self, x: torch.stack([t(_hidden(self, x)).squeeze(1) for t in self.towers], dim=1)),
         _model(lambda self, x: torch.stack([t(_hidden(self, x))[:, 0] for t in self.towers]).T),
         _model(
@@ -262,7 +273,7 @@ SHARED_BOTTOM = Exercise(
                 torch.cat([t.bias for t in self.towers]),
             )
         ),
-        _model(towers=lambda H, T: nn.ModuleList(nn.Sequential(nn.Linear(H, 1)) for _ in range(T))),
+        _model(towers=lambda D, H, T: nn.ModuleList(nn.Sequential(nn.Linear(H, 1)) for _ in range(T))),
     ],
 )
 
@@ -324,7 +335,7 @@ PLANTED_BUG = Exercise(
     draw=_towers_draw,
     sizes=ONE_ROW_ONE_TASK,
     mistakes={
-        "the bug is still there: all towers are one object. How many different ids does `[id(t) for t in towers]` show?": (
+        "the bug is still there: all towers use the same layers. How many different ids does `[id(t[0]) for t in towers]` show?": (
             _towers(lambda H, T: nn.ModuleList([_tower(H)] * T))
         ),
         "the towers still share their first layer. Which objects are made once, which once per task?": _towers(

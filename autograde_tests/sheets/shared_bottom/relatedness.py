@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from autograde_tests.exercise import Draw, Exercise, Trial
+from autograde_tests.exercise import Draw, Exercise, Trial, prediction
 
 # --- 1.8 the correlation knob ------------------------------------------------------------------------------
 
@@ -42,6 +42,9 @@ KNOB = Exercise(
         ),
         "the square root is missing. What is the length of (p, 1 - p^2)?": (
             lambda u1, u2, p, c: c * (p * u1 + (1 - p**2) * u2)
+        ),
+        "the square root became a half: Python reads `x ** 1/2` as (x ** 1) / 2. Where does the exponent need brackets?": (
+            lambda u1, u2, p, c: c * (p * u1 + (1 - p**2) / 2 * u2)
         ),
         "p is not squared under the root. What do the squares of the two parts have to sum to?": (
             lambda u1, u2, p, c: (
@@ -81,35 +84,30 @@ KNOB = Exercise(
 
 # --- 1.9 predict: where does sharing hurt? -----------------------------------------------------------------
 
-SHARING = {
-    "highest final loss at p": 0.5,
-    "lowest final loss at p": 1.0,
-    "label correlation at p = 0.5 is": "below 0.5",
-}
-
-WHERE_SHARING_HURTS = Exercise(
-    id="1.9",
-    title="predict: where does sharing hurt?",
-    how="function",
-    reference=lambda: dict(SHARING),
-    example=Trial("three guesses about the two figures below", {}),
-    mistakes={
-        "related tasks are harder to share than unrelated ones. What does one bottom have to serve at p = 1?": (
-            lambda: SHARING | {"highest final loss at p": 1.0, "lowest final loss at p": 0.5}
-        ),
-        "the hardest case is p = 0.9. Which of the three leaves the tasks least in common?": (
-            lambda: SHARING | {"highest final loss at p": 0.9}
-        ),
-        "the easiest case is p = 0.9. At which p are the two tasks one task with two noises?": (
-            lambda: SHARING | {"lowest final loss at p": 0.9}
-        ),
-        "the labels correlate as strongly as the weights. What do the sine waves do to two different inputs?": (
-            lambda: SHARING | {"label correlation at p = 0.5 is": "equal to 0.5"}
-        ),
-        "the labels correlate more strongly than the weights. What do the sine waves do to two different inputs?": (
-            lambda: SHARING | {"label correlation at p = 0.5 is": "above 0.5"}
-        ),
+WHERE_SHARING_HURTS = prediction(
+    "1.9",
+    "predict: where does sharing hurt?",
+    "three guesses about the two figures below",
+    {
+        "highest final loss at p": 0.5,
+        "lowest final loss at p": 1.0,
+        "label correlation at p = 0.5 is": "below 0.5",
     },
-    also_right=[lambda: dict(reversed(SHARING.items()))],
-    real_valued=False,
+    {
+        "highest final loss at p": {
+            0.9: "the hardest case is p = 0.9. Which of the three leaves the tasks least in common?",
+            1.0: "the tasks are hardest to share where they are the same. What does one bottom have to serve at p = 1?",
+        },
+        "lowest final loss at p": {
+            0.5: "the tasks are easiest to share where they have least in common. What does one bottom have to serve "
+            "at p = 0.5?",
+            0.9: "the easiest case is p = 0.9. At which p are the two tasks one task with two noises?",
+        },
+        "label correlation at p = 0.5 is": {
+            "equal to 0.5": "the labels correlate as strongly as the weights. What do the sine waves do to two "
+            "different inputs?",
+            "above 0.5": "the labels correlate more strongly than the weights. What do the sine waves do to two "
+            "different inputs?",
+        },
+    },
 )
