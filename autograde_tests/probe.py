@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import tempfile
-import textwrap
 import threading
 import traceback
 import warnings
@@ -264,7 +263,8 @@ def _name(value: object) -> str:
 def own_line(error: BaseException) -> str:
     """The error in one line, and the line of the student's own code that raised it."""
     first = str(error).splitlines()[0] if str(error) else ""
-    what = f"{type(error).__name__}: {textwrap.shorten(first, LONGEST)}".rstrip(": ")
+    first = first if len(first) <= LONGEST else f"{first[:LONGEST]} ..."
+    what = f"{type(error).__name__}: {first}".rstrip(": ")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         ours = frame.filename.startswith(HERE) and "sheets" not in frame.filename
         inside = ours or frame.filename.startswith(FINISHED)

@@ -100,7 +100,8 @@ def _mistake(
 ) -> str:
     """The mistake with the same numbers in every trial; else the only one that fits two wrong ones.
 
-    One trial alone does not tell: the plain numbers of a worked example fit several mistakes.
+    One trial alone does not tell, unless the answer stopped in all others: the plain numbers of a worked
+    example fit several mistakes.
     """
     here = []
     for sentence, wrong in exercise.mistakes.items():
@@ -113,7 +114,8 @@ def _mistake(
         if len(theirs) == len(replies) and all(alike):
             return sentence
         wrong_too = [not _same(a, b, t, device) for a, b, t in zip(theirs, expected, trials, strict=False)]
-        if sum(a and b for a, b in zip(alike, wrong_too, strict=False)) > 1:
+        stopped = all(a or reply.failure for a, reply in zip(alike, replies, strict=False))
+        if stopped or sum(a and b for a, b in zip(alike, wrong_too, strict=False)) > 1:
             here.append(sentence)
     return here[0] if len(here) == 1 else ""
 

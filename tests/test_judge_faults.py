@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -25,6 +27,8 @@ from autograde_tests import __main__ as cli
 from autograde_tests.judge import preprocessor
 from autograde_tests.judge.course import table
 from autograde_tests.judge.court import LINES, WIDTH, clean
+from autograde_tests.judge.parts import parse
+from mtlkit import layers
 
 NAME = "00_start"
 RIGHT = "\ndef rate(labels, observed):\n    return (labels * observed).sum(dim=0) / observed.sum(dim=0)\n"
@@ -447,3 +451,26 @@ def _content(course: Path) -> tuple[dict, list]:
             for g in n.grades
         ]
     return notebooks, sorted(rows)
+
+
+def test_threads_that_parse_at_once_do_not_stop_each_other():
+    """Objects whose end takes a while hand over to another thread in the midst of a parse."""
+
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.0005)
+
+    def parse_at(depth: int, source: str):
+        rubbish = Slow()
+        rubbish.itself = rubbish
+        return parse_at(depth - 1, source) if depth else parse(source)
+
+    source = Path(layers.__file__).read_text()
+    before = gc.get_threshold()
+    gc.set_threshold(300)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            trees = list(pool.map(parse_at, [(7 * i) % 23 for i in range(24)], [source] * 24))
+    finally:
+        gc.set_threshold(*before)
+    assert all(len(tree.body) == len(trees[0].body) for tree in trees)

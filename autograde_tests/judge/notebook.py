@@ -14,6 +14,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from autograde_tests.judge.parts import parse
+
 SIZE = 50 * 2**20  # bytes of a notebook
 SOURCE = 100_000  # characters of a cell; what is longer is cut
 OWN_CELLS = 1_000  # cells that a student may add
@@ -188,7 +190,7 @@ def _other_answer(known: str, wanted: str) -> bool:
 def _made(source: str) -> set[str]:
     """The names that a cell makes; of one that is no Python those of its functions and classes."""
     try:
-        tree = ast.parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.M))
+        tree = parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.M))
         return set(_names(tree.body))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set(re.findall(r"^(?:def|class)\s+(\w+)", source, re.M))

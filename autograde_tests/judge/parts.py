@@ -8,8 +8,20 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import threading
 from collections.abc import Iterable
 from functools import cache
+
+_PARSING = threading.Lock()
+
+
+def parse(source: str) -> ast.Module:
+    """``ast.parse``, one thread at a time.
+
+    CPython 3.11 counts the depth of all threads in one place: two at once can stop with a SystemError.
+    """
+    with _PARSING:
+        return ast.parse(source)
 
 
 @cache
@@ -41,7 +53,7 @@ def _is_module(name: str) -> bool:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(importlib.util.find_spec(module).loader.get_source(module))
+    return parse(importlib.util.find_spec(module).loader.get_source(module))
 
 
 def _bound(statement: ast.stmt) -> Iterable[str]:
