@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 
@@ -105,6 +105,38 @@ class Exercise:
         return Trial(what, drawn.inputs, self.grads, drawn.build, state)
 
 
+def prediction(
+    id: str,
+    title: str,
+    what: str,
+    right: Mapping[str, object],
+    asks: Mapping[str, Mapping[object, str]],
+    at_once: int | None = None,
+) -> Exercise:
+    """An exercise that predicts one of several choices for each key; sets of wrong choices are named.
+
+    asks: key -> {wrong choice: its sentence}; a set of them says them all. at_once: how many a named set has
+    at most (default: any number).
+    """
+    mistakes = {}
+    for picked in product(*([None, *wrong.items()] for wrong in asks.values())):
+        chosen = {key: choice for key, choice in zip(asks, picked, strict=True) if choice is not None}
+        if 0 < len(chosen) <= (at_once or len(asks)):
+            changed = {key: value for key, (value, _) in chosen.items()}
+            sentence = " And as if ".join(sentence for _, sentence in chosen.values())
+            mistakes[sentence] = lambda changed=changed: {**right, **changed}
+    return Exercise(
+        id=id,
+        title=title,
+        how="function",
+        reference=lambda: dict(right),
+        example=Trial(what, {}),
+        mistakes=mistakes,
+        also_right=[lambda: dict(reversed(right.items()))],
+        real_valued=False,
+    )
+
+
 def true_or_false(
     id: str, title: str, what: str, right: Mapping[str, bool], asks: Mapping[str, str]
 ) -> Exercise:
@@ -112,49 +144,6 @@ def true_or_false(
 
     asks: key -> the sentence for the wrong value of this key.
     """
-
-    def turned(*keys: str) -> Callable:
-        return lambda: right | {key: not right[key] for key in keys}
-
-    return Exercise(
-        id=id,
-        title=title,
-        how="function",
-        reference=turned(),
-        example=Trial(what, {}),
-        mistakes={
-            " And as if ".join(asks[key] for key in keys): turned(*keys)
-            for n in (1, 2)
-            for keys in combinations(right, n)
-        },
-        also_right=[lambda: {key: int(value) for key, value in reversed(right.items())}],
-        real_valued=False,
-    )
-
-
-def _wrong(right: Mapping[str, object], choices: Mapping[str, Mapping[object, str]]) -> dict[str, Callable]:
-    """Every set of wrong choices as one mistake, which says the sentence of each of them.
-
-    choices: question -> {wrong choice: its sentence}. Two wrong choices at once are both answered.
-    """
-    mistakes = {}
-    for picked in product(*([None, *wrong] for wrong in choices.values())):
-        changed = {key: choice for key, choice in zip(choices, picked, strict=True) if choice is not None}
-        if changed:
-            sentence = " And as if ".join(choices[key][choice] for key, choice in changed.items())
-            mistakes[sentence] = lambda changed=changed: {**right, **changed}
-    return mistakes
-
-
-def prediction(id: str, title: str, what: str, right: Mapping[str, object], choices) -> Exercise:
-    """An exercise that predicts one of several choices for each key; each set of wrong choices is named."""
-    return Exercise(
-        id=id,
-        title=title,
-        how="function",
-        reference=lambda: dict(right),
-        example=Trial(what, {}),
-        mistakes=_wrong(right, choices),
-        also_right=[lambda: dict(reversed(right.items()))],
-        real_valued=False,
-    )
+    sentences = {key: {not right[key]: asks[key]} for key in right}
+    numbers = [lambda: {key: int(value) for key, value in reversed(right.items())}]
+    return replace(prediction(id, title, what, right, sentences, at_once=2), also_right=numbers)
