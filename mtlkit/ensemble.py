@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from tqdm import tqdm
 
 from mtlkit.data.table import Kind, Table
 from mtlkit.device import keep_freed_memory, pick_device
 from mtlkit.losses import task_losses
 from mtlkit.models import Recommender
+from mtlkit.replay import Replayed
 from mtlkit.rows import Rows
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
@@ -35,7 +35,7 @@ def fit_many(
     lr: float | Sequence[float] = 1e-3,
     weight_decay: float = 0.0,
     seeds: Sequence[int] | None = None,
-    chunk: int = 50,
+    chunk: int | None = None,
     compile: bool = False,
     device: str | None = None,
     progress: bool = True,
@@ -52,8 +52,9 @@ def fit_many(
     models, tables: S of each; models of one class and size, tables of one length and one split.
     lr: one learning rate, or one per run.
     seeds: of the shuffling; default 0, 1, ... S - 1.
-    chunk: how many runs are stacked at a time. Too many fall out of the processor's cache.
-    compile: use ``torch.compile`` (about ten seconds at the start, then faster steps).
+    chunk: how many runs are stacked at a time; default 50, compiled 10. Too many fall out of the processor's
+        cache, with too few the calls cost more than the products.
+    compile: merge the operations of a step with TorchInductor (ten seconds at the start, then faster steps).
 
     Returns a row per run and epoch: run, epoch, step, validation/loss and validation/loss/<task>.
 
@@ -65,6 +66,7 @@ def fit_many(
     for name, given in (("tables", tables), ("lr", rates), ("seeds", seeds)):
         if len(given) != runs:
             raise ValueError(f"fit_many: {runs} models, but {len(given)} {name}; give one per run.")
+    chunk = chunk or (10 if compile else 50)
     where = pick_device(device)
     keep_freed_memory()
     bar = tqdm(total=epochs * runs, disable=not progress, unit="epoch", leave=False)
@@ -92,38 +94,29 @@ class _Losses(nn.Module):
 
 
 class _Step:
-    """One AdamW step of every run of a stack, the same for all stacks.
+    """One AdamW step of every run of a stack, the same for all stacks, and their losses on held-out rows.
 
-    Without ``compile`` the first step of each shape is recorded and the next ones replay its kernels: a
-    transformed operation costs several times what the kernel's own call does.
+    Arguments: params, mean, square (S, P), of Adam; all rows of the runs, ids, dense and labels (S * N, ...);
+    batch (S, B), which of them; rates, scale (S, 1), eps (); then the models' buffers, stacked.
     """
 
     def __init__(self, base: _Losses, weight_decay: float, compile: bool) -> None:
         self.base, self.evaluated, self.weight_decay = base, copy.deepcopy(base).eval(), weight_decay
         self.shapes = {name: p.shape for name, p in base.named_parameters()}
-        self.moving = [name for name, _ in base.named_buffers() if name in base.state_dict()]
-        # the processor's flags decide which vectors are used: trying each out with the C++ compiler takes
-        # seven seconds on a machine that has compiled nothing yet
-        options = {"cpp.vec_isa_ok": True}
-        self.compiled = torch.compile(self._run, dynamic=False, options=options) if compile else None
-        self.recorded: dict[tuple[torch.Size, ...], Callable[..., None]] = {}
+        self.buffers = [name for name, _ in base.named_buffers()]
+        self.moving = [name for name in self.buffers if name in base.state_dict()]
+        self.run = Replayed(self._run, compile)
+        self.held_out_losses = Replayed(self._held_out_losses)
 
-    def __call__(self, *tensors) -> None:
-        """Arguments as of ``_run``."""
-        shapes = tuple(part.shape for part in tensors[3])
-        if self.compiled:
-            self.compiled(*tensors)
-        elif shapes in self.recorded:
-            self.recorded[shapes](*tensors)
-        else:
-            self.recorded[shapes] = make_fx(lambda *t: self._run(*t))(*tensors)
+    def __call__(self, *tensors: Tensor) -> None:
+        self.run(*tensors)
 
     def named(self, row: Tensor) -> dict[str, Tensor]:
         """One run's weights by name, as views.   (P,)"""
         parts = row.split([shape.numel() for shape in self.shapes.values()])
         return {n: part.view(shape) for (n, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
-    def losses(
+    def _losses(
         self, params: Tensor, buffers: dict[str, Tensor], rows: Sequence[Tensor], base: _Losses
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Of every run on its own rows (S, B, ...): task losses (S, T), penalties (S,), moved averages."""
@@ -137,25 +130,25 @@ class _Step:
 
         return vmap(one, randomness="different")(params, buffers, *rows)
 
-    def _run(
-        self,
-        params: Tensor,
-        buffers: dict[str, Tensor],
-        moments: Sequence[Tensor],
-        rows: Sequence[Tensor],
-        rates: Tensor,
-        scale: Tensor,
-        eps: Tensor,
-    ) -> None:
+    def _held_out_losses(self, params, ids, dense, labels, *buffers) -> Tensor:
+        named = dict(zip(self.buffers, buffers, strict=True))
+        return self._losses(params, named, (ids, dense, labels), self.evaluated)[0]  # (S, T)
+
+    def _run(self, params, mean, square, ids, dense, labels, batch, rates, scale, eps, *buffers) -> None:
+        named = dict(zip(self.buffers, buffers, strict=True))
+        ids, dense, labels = (
+            part.index_select(0, batch.flatten()).unflatten(0, batch.shape) for part in (ids, dense, labels)
+        )
+        labels = labels.mT.contiguous().mT  # B last in memory, as the logits have it: whole vectors of rows
+
         # the runs share no weight, so the gradient of the sum of their losses keeps them apart
         def total(params: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            losses, penalties, averages = self.losses(params, buffers, rows, self.base)
+            losses, penalties, averages = self._losses(params, named, (ids, dense, labels), self.base)
             return losses.sum() + penalties.sum(), averages
 
         grad, averages = torch.func.grad(total, has_aux=True)(params)
         for name, average in averages.items():
-            buffers[name].copy_(average)
-        mean, square = moments
+            named[name].copy_(average)
         mean.lerp_(grad, 1 - BETAS[0])
         square.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
         update = mean / square.sqrt().add_(eps)
@@ -174,11 +167,12 @@ class _Stack:
         self.train_rows = self._rows("train", where)
         self.held_out = self._rows("validation", where)
         try:
-            params, self.buffers = stack_module_state(self.models)
+            params, buffers = stack_module_state(self.models)
         except RuntimeError as error:
             raise ValueError(f"fit_many: the models are not of one class and size ({error}).") from None
         # all weights of a run in one row: Adam is then a few products over one tensor
         self.params = torch.cat([p.detach().flatten(1) for p in params.values()], dim=1)
+        self.buffers = list(buffers.values())
         self.moments = [torch.zeros_like(self.params) for _ in BETAS]
         self.rates = torch.tensor(rates, device=where).unsqueeze(1)  # (S, 1)
 
@@ -209,22 +203,21 @@ class _Stack:
                 # Adam's bias corrections as tensors: a number would be recorded as it is in the first step
                 scale = self.rates * (math.sqrt(1 - BETAS[1] ** count) / (1 - BETAS[0] ** count))
                 eps = torch.tensor(EPS * math.sqrt(1 - BETAS[1] ** count), device=first.device)
-                own = [part.index_select(0, batch.flatten()).unflatten(0, batch.shape) for part in flat]
-                step(self.params, self.buffers, self.moments, own, self.rates, scale, eps)
+                step(self.params, *self.moments, *flat, batch, self.rates, scale, eps, *self.buffers)
             lines += self._validate(step, epoch, count)
             bar.update(runs)
         for row, model in zip(self.params, self.models, strict=True):
             for name, value in step.named(row).items():
                 model.get_parameter(name).data.copy_(value)
             model.eval()
-        for name in step.moving:
-            for row, model in zip(self.buffers[name], self.models, strict=True):
+        for name, rows in zip(step.buffers, self.buffers, strict=True):
+            for row, model in zip(rows, self.models, strict=True):
                 model.get_buffer(name).copy_(row)
         return pd.DataFrame(lines)
 
     def _validate(self, step: _Step, epoch: int, count: int) -> list[dict[str, float]]:
         with torch.inference_mode():
-            losses = step.losses(self.params, self.buffers, self.held_out, step.evaluated)[0].tolist()
+            losses = step.held_out_losses(self.params, *self.held_out, *self.buffers).tolist()
         return [
             {"run": s, "epoch": epoch, "step": count, "validation/loss": sum(own)}
             | {f"validation/loss/{task}": value for task, value in zip(self.tasks, own, strict=True)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit import data, ensemble, training
+from mtlkit import data, ensemble, replay, training
 from mtlkit.ensemble import fit_many
 from mtlkit.models import (
     CGC,
@@ -114,10 +114,10 @@ def test_what_is_drawn_is_drawn_anew_in_each_step(kind, sizes, tables, monkeypat
     run = ensemble._Step.__call__
 
     def spy(self, *tensors):
-        before = tensors[0].clone(), [m.clone() for m in tensors[2]]
+        before = tensors[0].clone(), [m.clone() for m in tensors[1:3]]
         for _ in range(3):  # the same step from the same place, three times
             tensors[0].copy_(before[0])
-            for moment, old in zip(tensors[2], before[1], strict=True):
+            for moment, old in zip(tensors[1:3], before[1], strict=True):
                 moment.copy_(old)
             run(self, *tensors)
             states.append(tensors[0].clone())
@@ -141,11 +141,15 @@ def test_the_models_hold_their_last_weights_and_predict(tables):
 
 
 @pytest.mark.heavy
-def test_compiled_runs_are_the_same_runs(tables):
-    options = {"epochs": 2, "batch_size": 50, "lr": RATES, "progress": False}
+def test_compiled_runs_are_the_same_runs_and_compiled_once(tables):
+    # 2000 rows: 6 steps and 200 rows; 3 runs: a stack of two and one that is alone
+    options = {"epochs": 2, "batch_size": 300, "lr": RATES, "chunk": 2, "progress": False}
     eager = fit_many(_runs("MMoE", tables), tables, **options)
-    compiled = fit_many(_runs("MMoE", tables), tables, compile=True, **options)
-    np.testing.assert_allclose(eager["validation/loss"], compiled["validation/loss"], rtol=1e-3)
+    before = len(replay._COMPILED)
+    for _ in range(2):
+        compiled = fit_many(_runs("MMoE", tables), tables, compile=True, **options)
+        np.testing.assert_allclose(eager["validation/loss"], compiled["validation/loss"], rtol=1e-3)
+    assert len(replay._COMPILED) == before + 1
 
 
 def test_runs_that_do_not_fit_on_top_of_each_other_are_refused(tables):
