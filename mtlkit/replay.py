@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 # what this process has compiled, by all that the code depends on
 _COMPILED: dict[tuple, Callable[..., object]] = {}
@@ -42,10 +45,16 @@ def _compiled(graph: fx.GraphModule, tensors: tuple[Tensor, ...]) -> Callable[..
     constants = str({name: value.tolist() for name, value in graph.named_buffers()})
     key = graph.code, layouts, constants, torch.get_num_threads()
     if key not in _COMPILED:
-        from torch import _inductor  # takes a second
+        from torch import _inductor  # takes seconds, as does the next one
+        from torch._dynamo.utils import get_metrics_context
 
         # the processor's flags decide which vectors are used: trying each out with the C++ compiler takes
         # seconds on a machine that has compiled nothing yet
         options = {"cpp.vec_isa_ok": True}
-        _COMPILED[key] = _inductor.compile(graph, list(tensors), options)
+        # what an earlier process has compiled is on disk, and is looked up only inside a tracing context;
+        # torch 2.6 counts what that saves, and stops where nobody asked for the count
+        fake = FakeTensorMode(shape_env=ShapeEnv())
+        given = [fake.from_tensor(tensor, static_shapes=True) for tensor in tensors]
+        with get_metrics_context(), tracing(TracingContext(fake)):
+            _COMPILED[key] = _inductor.compile(graph, given, options)
     return _COMPILED[key]
