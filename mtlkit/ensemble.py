@@ -66,7 +66,8 @@ def fit_many(
     for name, given in (("tables", tables), ("lr", rates), ("seeds", seeds)):
         if len(given) != runs:
             raise ValueError(f"fit_many: {runs} models, but {len(given)} {name}; give one per run.")
-    chunk = chunk or (10 if compile else 50)
+    if chunk is None:
+        chunk = 10 if compile else 50
     where = pick_device(device)
     keep_freed_memory()
     bar = tqdm(total=epochs * runs, disable=not progress, unit="epoch", leave=False)
@@ -96,8 +97,8 @@ class _Losses(nn.Module):
 class _Step:
     """One AdamW step of every run of a stack, the same for all stacks, and their losses on held-out rows.
 
-    Arguments: params, mean, square (S, P), of Adam; all rows of the runs, ids, dense and labels (S * N, ...);
-    batch (S, B), which of them; rates, scale (S, 1), eps (); then the models' buffers, stacked.
+    Arguments of ``run``: params, mean, square (S, P), of Adam; all rows of the runs, ids, dense and labels
+    (S * N, ...); batch (S, B), which of them; rates, scale (S, 1), eps (); then the models' buffers, stacked.
     """
 
     def __init__(self, base: _Losses, weight_decay: float, compile: bool) -> None:
@@ -107,9 +108,6 @@ class _Step:
         self.moving = [name for name in self.buffers if name in base.state_dict()]
         self.run = Replayed(self._run, compile)
         self.held_out_losses = Replayed(self._held_out_losses)
-
-    def __call__(self, *tensors: Tensor) -> None:
-        self.run(*tensors)
 
     def named(self, row: Tensor) -> dict[str, Tensor]:
         """One run's weights by name, as views.   (P,)"""
@@ -167,12 +165,11 @@ class _Stack:
         self.train_rows = self._rows("train", where)
         self.held_out = self._rows("validation", where)
         try:
-            params, buffers = stack_module_state(self.models)
+            params, self.buffers = stack_module_state(self.models)
         except RuntimeError as error:
             raise ValueError(f"fit_many: the models are not of one class and size ({error}).") from None
         # all weights of a run in one row: Adam is then a few products over one tensor
         self.params = torch.cat([p.detach().flatten(1) for p in params.values()], dim=1)
-        self.buffers = list(buffers.values())
         self.moments = [torch.zeros_like(self.params) for _ in BETAS]
         self.rates = torch.tensor(rates, device=where).unsqueeze(1)  # (S, 1)
 
@@ -203,21 +200,22 @@ class _Stack:
                 # Adam's bias corrections as tensors: a number would be recorded as it is in the first step
                 scale = self.rates * (math.sqrt(1 - BETAS[1] ** count) / (1 - BETAS[0] ** count))
                 eps = torch.tensor(EPS * math.sqrt(1 - BETAS[1] ** count), device=first.device)
-                step(self.params, *self.moments, *flat, batch, self.rates, scale, eps, *self.buffers)
+                adam = (self.rates, scale, eps)
+                step.run(self.params, *self.moments, *flat, batch, *adam, *self.buffers.values())
             lines += self._validate(step, epoch, count)
             bar.update(runs)
         for row, model in zip(self.params, self.models, strict=True):
             for name, value in step.named(row).items():
                 model.get_parameter(name).data.copy_(value)
             model.eval()
-        for name, rows in zip(step.buffers, self.buffers, strict=True):
-            for row, model in zip(rows, self.models, strict=True):
+        for name in step.moving:
+            for row, model in zip(self.buffers[name], self.models, strict=True):
                 model.get_buffer(name).copy_(row)
         return pd.DataFrame(lines)
 
     def _validate(self, step: _Step, epoch: int, count: int) -> list[dict[str, float]]:
         with torch.inference_mode():
-            losses = step.held_out_losses(self.params, *self.held_out, *self.buffers).tolist()
+            losses = step.held_out_losses(self.params, *self.held_out, *self.buffers.values()).tolist()
         return [
             {"run": s, "epoch": epoch, "step": count, "validation/loss": sum(own)}
             | {f"validation/loss/{task}": value for task, value in zip(self.tasks, own, strict=True)}
