@@ -66,7 +66,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         found = commands.add_parser(
             name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
-        found.add_argument("--threads", type=int, help="threads of torch; small models are fastest with 1")
+        found.add_argument("--threads", type=_count, help="threads of torch; small models are fastest with 1")
         found.add_argument("--traceback", action="store_true", help="show where an error came from")
         return found
 
@@ -100,8 +100,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     train.add_argument(
         "--stream", action="store_true", help="do not load the file: for logs larger than memory"
     )
-    train.add_argument("--buffer", type=int, default=1 << 19, help="rows that a stream shuffles at a time")
-    train.add_argument("--embedding", type=int, default=8, help="width of a field's embedding")
+    train.add_argument("--buffer", type=_count, default=1 << 19, help="rows that a stream shuffles at a time")
+    train.add_argument("--embedding", type=_count, default=8, help="width of a field's embedding")
     train.add_argument("--dropout", type=float, default=0.0, help="of the inputs")
     train.add_argument("--epochs", type=int, default=20, help="at most")
     train.add_argument(
@@ -143,7 +143,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     diagnose = command("diagnose", "Expert use, gradient cosines and illnesses of a trained model.")
     diagnose.add_argument("run", metavar="RUN")
-    diagnose.add_argument("--rows", type=int, default=8192, help="how many validation rows to look at")
+    diagnose.add_argument("--rows", type=_count, default=8192, help="how many validation rows to look at")
 
     export = command("export", "Write a trained model with torch.export and check it against the model.")
     export.add_argument("run", metavar="RUN")
@@ -155,6 +155,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     data.add_argument("data", metavar="NAME|FILE", help=names)
     describe_data(data)
     return parser.parse_args(argv)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
 
 
 def _count_or_never(text: str) -> int | None:

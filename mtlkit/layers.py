@@ -33,10 +33,13 @@ class StackedLinear(nn.Module):
     Shapes: (n, B, in) -> (n, B, out); an input (B, in) is shared by all n.
     ``weight`` (n, out, in) and ``bias`` (n, out): entry e is the weight and bias of an ``nn.Linear``.
     Each layer starts like ``nn.Linear``: uniform in +-1/sqrt(in), drawn independently per layer.
+    Raises ``ValueError`` for a width below 1.
     """
 
     def __init__(self, n: int, in_width: int, out_width: int, bias: bool = True) -> None:
         super().__init__()
+        if out_width < 1:
+            raise ValueError(f"A layer cannot have the width {out_width}; every width must be at least 1.")
         self.weight = nn.Parameter(torch.empty(n, out_width, in_width))
         self.bias = nn.Parameter(torch.empty(n, out_width)) if bias else None
         self.reset_parameters()

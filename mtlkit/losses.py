@@ -55,8 +55,9 @@ class TaskWeights:
             raise ValueError(f"TaskWeights: unit must be 'epoch' or 'step', got {self.unit!r}.")
         for name, numbers in (("weight", self.start), ("ratio", self.ratio)):
             for task, value in numbers.items():
-                if not (0 < value < math.inf or name == "weight" and value == 0):
-                    raise ValueError(f"TaskWeights: task {task!r} cannot have the {name} {value}.")
+                good = isinstance(value, int | float) and 0 <= value < math.inf
+                if not good or (name == "ratio" and value == 0):
+                    raise ValueError(f"TaskWeights: task {task!r} cannot have the {name} {value!r}.")
 
     def at(self, tasks: Sequence[str], epoch: int, step: int) -> list[float]:
         """The weights after ``epoch`` finished epochs or ``step`` finished steps.   -> T numbers

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from mtlkit.data.columns import labels_of, random_split, split_of, users_of
@@ -59,7 +58,7 @@ class Stream:
         if schema.split_column is None:
             return np.bincount(random_split(schema, piece.first, piece.rows), minlength=len(SPLITS))
         batches = self.log.batches([schema.split_column], piece)
-        return sum(np.bincount(split_of(schema, b, first), minlength=len(SPLITS)) for first, b in batches)
+        return sum(np.bincount(split_of(schema, batch), minlength=len(SPLITS)) for batch in batches)
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch: those of the process with the most rows."""
@@ -88,11 +87,11 @@ class Stream:
         labels = [np.zeros((0, len(self.tasks)), dtype=np.float32)]
         users = [np.zeros(0, dtype=np.int64)]
         for piece in own:
-            for first, batch in self.log.batches(list(dict.fromkeys(columns)), piece):
-                chosen = split_of(schema, batch, first) == SPLITS.index(name)
+            for batch in self.log.batches(list(dict.fromkeys(columns)), piece):
+                chosen = split_of(schema, batch) == SPLITS.index(name)
                 labels.append(labels_of(batch, schema)[chosen])
                 if schema.user:
-                    users.append(users_of(batch.column(schema.user), schema.user)[chosen])
+                    users.append(users_of(batch, schema.user)[chosen])
         y = gather(torch.from_numpy(np.concatenate(labels))).numpy()
         if not len(y):
             raise DataError(f"{self.log.path}: the {name} split is empty.")
@@ -115,12 +114,12 @@ class Stream:
     def _encoded(self, piece: Piece, split: int) -> Iterator[Rows]:
         """The rows of one split in a row group, some at a time."""
         schema = self.encoder.schema
-        for first, batch in self.log.batches(schema.columns(), piece):
-            of_row = split_of(schema, batch, first)
+        for batch in self.log.batches(schema.columns(), piece):
+            of_row = split_of(schema, batch)
             if not (of_row == split).all():
-                batch, of_row = batch.filter(pa.array(of_row == split)), of_row[of_row == split]
+                batch, of_row = batch.only(of_row == split), of_row[of_row == split]
             if len(batch):
-                rows = self.encoder.encode(batch, first, of_row)
+                rows = self.encoder.encode(batch, of_row)
                 yield Rows(*map(torch.from_numpy, (rows.ids, rows.dense, rows.labels)))
 
     def _blocks(self, pieces: list[Piece], rng: np.random.Generator, size: int) -> Iterator[Rows]:
@@ -158,8 +157,8 @@ def all_rows(log: Log, encoder: Encoder) -> Part:
     schema, there = encoder.schema, log.columns
     known = [c for c in dict.fromkeys((*schema.labels, schema.user)) if c in there]
     parts = []
-    for _, batch in log.batches(known or list(schema.inputs[:1])):
-        users = users_of(batch.column(schema.user), schema.user) if schema.user in known else None
+    for batch in log.batches(known or list(schema.inputs[:1])):
+        users = users_of(batch, schema.user) if schema.user in known else None
         parts.append((labels_of(batch, schema), users))
     if not parts:
         raise DataError(f"{log.path} holds no rows.")
@@ -168,8 +167,8 @@ def all_rows(log: Log, encoder: Encoder) -> Part:
     inputs = list(dict.fromkeys((*schema.inputs, *known)))
 
     def batches(size: int) -> Iterator[Rows]:
-        for first, batch in log.batches(inputs):
-            rows = encoder.encode(batch, first, np.zeros(len(batch), np.int8))
+        for batch in log.batches(inputs):
+            rows = encoder.encode(batch, np.zeros(len(batch), np.int8))
             yield from map(
                 _wide, Rows(*map(torch.from_numpy, (rows.ids, rows.dense, rows.labels))).split(size)
             )

@@ -227,7 +227,18 @@ def test_changed_data_do_not_go_on(tmp_path, monkeypatch, capsys):
     assert train(tmp_path / "run", *words) == 130
     write(tmp_path, log(3100))
     capsys.readouterr()
-    assert "another run (data, stamp: " in refused(capsys, train(tmp_path / "run", *words))
+    assert f"another run ({path} has changed since)" in refused(capsys, train(tmp_path / "run", *words))
+
+
+def test_a_run_that_could_not_start_bars_no_way(tmp_path, capsys):
+    path = write(tmp_path, log().astype({"age": object}).replace({"age": {30: "old"}}).astype({"age": str}))
+    words = ["--data", path, "--schema", tmp_path / "schema.toml", *SHORT]
+    assert "must hold numbers" in refused(capsys, train(tmp_path / "run", *words))
+    assert not (tmp_path / "run").exists()
+    write(tmp_path)
+    assert "cannot have the width 0" in refused(capsys, train(tmp_path / "run", *words, "--set", "tower=0"))
+    assert "is not among" in refused(capsys, train(tmp_path / "run", *words, "--monitor", "auc"))
+    assert train(tmp_path / "run", *words) == 0
 
 
 def same_end(one, two):
@@ -294,7 +305,7 @@ def test_torchrun_gives_the_run_of_one_process(tmp_path):
     launcher += ["--rdzv_endpoint", "localhost:0", "-m", "mtlkit"]
     process = started([*words, "--out", tmp_path / "two"], launcher)
     said = process.communicate()[0]
-    assert process.returncode == 0 and said.count("best epoch") == 1 and "Traceback" not in said
+    assert process.returncode == 0 and said.count("best epoch") == 1 and "Traceback" not in said, said
     one, two = Run.finished(tmp_path / "one"), Run.finished(tmp_path / "two")
     a, b = (pd.read_csv(run.history_file).drop(columns="seconds") for run in (one, two))
     loss = [name for name in a if "loss" in name]
@@ -418,7 +429,16 @@ BAD = {
     "form": ([*MADE, "--set", "experts"], "'experts' is not of the form name=value"),
     "twice": ([*MADE, "--set", "experts=1", "experts=2"], "experts is given twice"),
     "needed": (["--model", "SharedBottom", *MADE], "SharedBottom needs bottom"),
-    "type": ([*MADE, "--set", "experts=many"], "MMoE cannot be built with these sizes"),
+    "type": (
+        [*MADE, "--set", "experts=many"],
+        "--set: experts takes whole numbers, such as 8 or 64,32; got 'many'",
+    ),
+    "fraction": ([*MADE, "--set", "expert=8.5"], "--set: expert takes whole numbers"),
+    "truth": ([*MADE, "--set", "expert_norm=no"], "--set: expert_norm takes True or False; got 'no'"),
+    "share": (
+        ["--model", "CrossStitch", *MADE, "--set", "bottom=8", "own=much"],
+        "CrossStitch cannot be built with these sizes",
+    ),
     "data": (["--data", "movies"], "movies is no file; name a .csv or .parquet file"),
     "data option": (
         ["--data", "short_video", "--data-set", "row=3"],
@@ -428,6 +448,7 @@ BAD = {
     "schema of a set": ([*MADE, "--schema", "x.toml"], "for files of your own"),
     "task": (["--data", "short_video", "--data-set", "rows=2000", "--tasks", "love"], "Unknown task 'love'"),
     "monitor": ([*MADE, "--monitor", "auc"], "monitor='auc' is not among the validation figures"),
+    "a weight": ([*MADE, "--task-weights", "like=much"], "task 'like' cannot have the weight 'much'"),
     "weights": ([*MADE, "--task-weights", "love=2"], "no task 'love'"),
     "device": ([*MADE, "--device", "gpu"], "device='gpu' is no torch device"),
 }

@@ -188,13 +188,17 @@ def set_to(**columns):
 
 BAD_LOGS = {
     "no column": (lambda f: f.drop(columns="tab"), "has no column 'tab'; it has day, user"),
-    "words": (set_to(age="old"), "Column 'age' must hold numbers"),
-    "infinite": (set_to(age=np.inf), "Column 'age' holds an infinite number"),
-    "label 2": (set_to(like=2.0), "Label 'like' has the value 2; a binary label must be 0, 1 or empty"),
+    "words": (set_to(age="old"), "row 1.*: column 'age' must hold numbers, but holds 'old'"),
+    "infinite": (set_to(age=np.inf), "row 1.*: column 'age' holds an infinite number"),
+    "label 2": (
+        set_to(like=2.0),
+        "row 1.*: label 'like' has the value 2; a binary label must be 0, 1 or empty",
+    ),
     "no label": (set_to(like=np.nan), "task 'like' has no observed label in the train split"),
     "no user": (lambda f: f.assign(user=f["user"].where(f["user"] > 3)), "user column 'user' is empty"),
     "a day": (set_to(day="yesterday"), "date column 'day' has the value 'yesterday'; use YYYY-MM-DD"),
     "milliseconds": (set_to(day=1714521600000), "date column 'day' has the value '1714521600000'"),
+    "no such day": (set_to(day="2024-05-39"), "date column 'day' has the value '2024-05-39'; use"),
     "empty split": (set_to(day="2024-05-01"), "the validation split is empty: 0 of 3000 rows"),
 }
 
@@ -205,7 +209,37 @@ def test_bad_logs_get_one_sentence(tmp_path, fault, kind):
     spoil, words = BAD_LOGS[fault]
     with pytest.raises(DataError, match=words) as caught:
         read_table(write(tmp_path, spoil(log()), kind), TOML)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{tmp_path / kind}")
+
+
+ONE_ROW = {
+    "age": ("old", "column 'age' must hold numbers, but holds 'old'"),
+    "seconds": (np.inf, "column 'seconds' holds an infinite number"),
+    "like": (2, "label 'like' has the value 2; a binary label"),
+    "user": (None, "the user column 'user' is empty; every row needs its user"),
+    "day": ("2024-02-30", "the date column 'day' has the value '2024-02-30'; use"),
+}
+
+
+@pytest.mark.parametrize("kind", ["log.parquet", "log.csv", "logs"])
+@pytest.mark.parametrize("column", ONE_ROW)
+def test_the_row_of_a_wrong_value_is_named(tmp_path, column, kind):
+    """The last day belongs to the test split: it is looked at before the training, too."""
+    value, words = ONE_ROW[column]
+    frame = log().sort_values("day", ignore_index=True).astype({column: object})
+    frame.loc[2600, column] = value
+    frame = frame.astype({column: str if column in ("age", "day") else float})
+    if kind == "logs":  # row 601 of the second file
+        (tmp_path / kind).mkdir()
+        write(tmp_path / kind, frame[:2000], "a.parquet")
+        write(tmp_path / kind, frame[2000:], "b.parquet", groups=250)
+        where = f"{tmp_path / 'logs/b.parquet'}, row 601: "
+    else:
+        write(tmp_path, frame, kind, groups=700)
+        where = f"{tmp_path / kind}, row 2601{' below the header' if kind == 'log.csv' else ''}: "
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path / kind, TOML)
+    assert str(caught.value).startswith(where + words)
 
 
 @pytest.mark.parametrize(
@@ -223,5 +257,5 @@ def test_parts_of_a_folder_with_other_types(tmp_path):
     frame = log()
     write(tmp_path, frame[:2000], "a.parquet")
     pq.write_table(pa.Table.from_pandas(frame[2000:].astype({"tab": str})), tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="Column 'tab' is int64 here and .*string there"):
+    with pytest.raises(DataError, match=f"^{tmp_path}: column 'tab' is int64 here and .*string there"):
         read_table(tmp_path, TOML)

@@ -157,7 +157,7 @@ def test_what_it_refuses(open_stream, tmp_path):
     csv = Log(write(tmp_path, name="log.csv"))
     with pytest.raises(DataError, match="a CSV file cannot be streamed"):
         Stream(csv, stream.encoder)
-    again = Stream(csv.as_parquet(tmp_path, TOML.columns()), Encoder.fit(csv, TOML))
+    again = Stream(csv.as_parquet(tmp_path / "rows.parquet", TOML.columns()), Encoder.fit(csv, TOML))
     np.testing.assert_array_equal(again.counts.sum(axis=0), stream.counts.sum(axis=0))
     with pytest.raises(ValueError, match="buffer must be at least 1"):
         Stream(stream.log, stream.encoder, 0)

@@ -23,6 +23,10 @@ DATA = {
 }
 
 
+# what a constructor's annotation names -> what the user may write
+_KINDS = {"int": "whole numbers, such as 8 or 64,32", "bool": "True or False"}
+
+
 def parse(words: Sequence[str], option: str) -> dict[str, object]:
     """``["experts=8", "expert=64,32", "levels=64/32,16"]`` -> 8, [64, 32], [[64], [32, 16]]; else text."""
     found = {}
@@ -72,6 +76,9 @@ def sizes(model: str, words: Sequence[str]) -> dict[str, object]:
         depth = str(known[name].annotation).count("Sequence[") if "|" not in known[name].annotation else 0
         while _depth(value) < depth:
             value = [value]
+        for kind, words in _KINDS.items():
+            if kind in known[name].annotation and not _fits(value, known[name].annotation, kind):
+                raise ValueError(f"--set: {name} takes {words}; got {value!r}.")
         given[name] = value
     return given
 
@@ -94,6 +101,12 @@ def _checked(given: dict, known: dict, owner: str, option: str) -> dict:
     if other := [name for name in given if name not in known]:
         raise ValueError(f"{option}: {owner} has no {other[0]!r}; it has {', '.join(known)}.")
     return given
+
+
+def _fits(value: object, annotation: str, kind: str) -> bool:
+    if isinstance(value, list):
+        return "[" in annotation and all(_fits(x, annotation, kind) for x in value)
+    return type(value).__name__ == kind or (value is None and "None" in annotation)
 
 
 def _depth(value: object) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ class Run:
 
     config.json         what was asked, and what the model must know of the data
     encoder.parquet     ids and scales of the user's own files
+    rows.parquet        the rows of a CSV file that is streamed
     history.csv         a row per epoch
     checkpoint.safetensors   while the run goes on
     model.safetensors   the weights of the best epoch
@@ -36,6 +38,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config_file, self.encoder = self.folder / "config.json", self.folder / "encoder.parquet"
+        self.rows = self.folder / "rows.parquet"
         self.history_file, self.test_file = self.folder / "history.csv", self.folder / "test.csv"
         self.checkpoint, self.weights = (self.folder / f"{n}.safetensors" for n in ("checkpoint", "model"))
         self.result_file = self.folder / "result.json"
@@ -82,6 +85,15 @@ class Run:
             raise ValueError(f"{self.folder} is not empty and holds no run; give another --out.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.save_json(self.config_file, asked)
+
+    def release(self) -> None:
+        """Take back a claim that came to nothing: a failed start must not bar the way to the next one."""
+        if self.checkpoint.exists() or self.history_file.exists():
+            return
+        for file in (self.config_file, self.encoder, self.rows, *self.folder.glob("*.tmp")):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody put a file there meanwhile
+            self.folder.rmdir()
 
     def note_features(self, table: Table) -> None:
         """Add to the config what the model must know of its data."""
@@ -158,5 +170,7 @@ def _difference(one: object, two: object, name: str) -> str:
     """Where two settings differ first, in words."""
     if isinstance(one, dict) and isinstance(two, dict):
         key = next(k for k in {**one, **two} if one.get(k) != two.get(k))
+        if key == "stamp":
+            return f"{two['file']} has changed since"
         return _difference(one.get(key), two.get(key), f"{name}, {key}")
     return f"{name}: {one!r}, not {two!r}"

@@ -78,13 +78,13 @@ class Opened:
 
         def prepare() -> None:
             if wanted["stream"]:
-                self.log.as_parquet(run.folder, schema.columns())
+                self.log.as_parquet(run.rows, schema.columns())
             if not run.encoder.exists():
                 Encoder.fit(self.log, schema, progress).save(run.encoder)
 
         first_does(prepare)
         if wanted["stream"]:
-            self.log = self.log.as_parquet(run.folder, schema.columns())
+            self.log = self.log.as_parquet(run.rows, schema.columns())
         self.encoder = Encoder.load(run.encoder)
         self.frame = self.encoder.frame()
 

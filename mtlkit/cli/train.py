@@ -50,29 +50,39 @@ def train(args: argparse.Namespace) -> None:
     run = Run(args.out)
     with processes(args.device) as device:
         first_does(lambda: run.claim(asked, args.overwrite))
-        opened = sources.Opened(run, asked["data"], args.progress)
-        first_does(lambda: run.note_features(opened.frame))
-        model = run.build().to(device)
-        source = opened.source(model, device)
-        history = training.fit(
-            model,
-            source,
-            **asked["training"],
-            device=str(device),
-            progress=args.progress,
-            checkpoint=run.checkpoint,
-            checkpoint_steps=args.checkpoint_steps,
-            each_epoch=lambda so_far: _report(run, so_far, args.monitor),
-        )
-        test = None
-        if sources.has(source, "test"):
-            test = training.evaluate(model, source.part("test"), device=str(device))
-        if place()[0] == 0:
-            curves(history, run)
-            run.finish(model, history, test)
-            print(f"best epoch {history.attrs['best_epoch']} of {len(history)}; the run is in {run.folder}")
-            if test is not None:
-                print(f"\ntest\n{test.to_string(float_format='{:.4f}'.format)}")
+        try:
+            _train(run, asked, device, args)
+        except Exception:
+            if place()[0] == 0:
+                run.release()
+            raise
+
+
+def _train(run: Run, asked: dict, device: torch.device, args: argparse.Namespace) -> None:
+    """All but the claim of the folder, in each process."""
+    opened = sources.Opened(run, asked["data"], args.progress)
+    first_does(lambda: run.note_features(opened.frame))
+    model = run.build().to(device)
+    source = opened.source(model, device)
+    history = training.fit(
+        model,
+        source,
+        **asked["training"],
+        device=str(device),
+        progress=args.progress,
+        checkpoint=run.checkpoint,
+        checkpoint_steps=args.checkpoint_steps,
+        each_epoch=lambda so_far: _report(run, so_far, args.monitor),
+    )
+    test = None
+    if sources.has(source, "test"):
+        test = training.evaluate(model, source.part("test"), device=str(device))
+    if place()[0] == 0:
+        curves(history, run)
+        run.finish(model, history, test)
+        print(f"best epoch {history.attrs['best_epoch']} of {len(history)}; the run is in {run.folder}")
+        if test is not None:
+            print(f"\ntest\n{test.to_string(float_format='{:.4f}'.format)}")
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from mtlkit.data.fetch import DataError
-from mtlkit.data.files import line
+from mtlkit.data.files import Batch, line
 from mtlkit.data.schema import Schema
 from mtlkit.data.table import SPLITS
 
@@ -22,44 +23,68 @@ def dictionary(column: pa.Array) -> tuple[np.ndarray, pa.Array]:
     return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary
 
 
-def _floats(column: pa.Array, name: str) -> np.ndarray:
+def _floats(batch: Batch, name: str) -> np.ndarray:
     """(n,) float64; an empty one is NaN."""
+    column = batch.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     try:
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
         x = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"Column {name!r} must hold numbers ({line(error)}).") from error
+    except pa.ArrowNotImplementedError as error:
+        raise DataError(f"{batch.file}: column {name!r} must hold numbers ({line(error)}).") from error
+    except pa.ArrowInvalid as error:
+        row = _first_no_number(column)
+        raise batch.error(
+            row, f"column {name!r} must hold numbers, but holds {column[row].as_py()!r}."
+        ) from error
     if np.isinf(x).any():
-        raise DataError(f"Column {name!r} holds an infinite number; leave it empty if it is unknown.")
+        row = np.isinf(x).argmax()
+        raise batch.error(row, f"column {name!r} holds an infinite number; leave it empty if it is unknown.")
     return x
 
 
-def numbers(batch: pa.RecordBatch, name: str, schema: Schema) -> np.ndarray:
+def _first_no_number(column: pa.Array) -> int:
+    """The first row that stops the cast, by halves."""
+    good, bad = 0, len(column)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            column[good:middle].cast(pa.float64())
+            good = middle
+        except pa.ArrowInvalid:
+            bad = middle
+    return good
+
+
+def numbers(batch: Batch, name: str, schema: Schema) -> np.ndarray:
     """A dense column before it is scaled, (n,) float64; an empty one is NaN."""
-    x = _floats(batch.column(name), name)
+    x = _floats(batch, name)
     return np.log1p(np.maximum(x, 0)) if name in schema.log else x
 
 
-def labels_of(batch: pa.RecordBatch, schema: Schema) -> np.ndarray:
+def labels_of(batch: Batch, schema: Schema) -> np.ndarray:
     """(n, T) float32; NaN = unobserved."""
     y = np.full((len(batch), len(schema.labels)), np.nan, dtype=np.float32)
     for t, (task, kind) in enumerate(schema.labels.items()):
-        if task in batch.schema.names:
-            y[:, t] = _floats(batch.column(task), task)
-            wrong = y[:, t][~(np.isnan(y[:, t]) | np.isin(y[:, t], (0, 1)))]
-            if kind == "binary" and len(wrong):
-                raise DataError(
-                    f"Label {task!r} has the value {wrong[0]:g}; a binary label must be 0, 1 or empty "
-                    "(unobserved)."
+        if task in batch:
+            y[:, t] = _floats(batch, task)
+            wrong = ~(np.isnan(y[:, t]) | np.isin(y[:, t], (0, 1)))
+            if kind == "binary" and wrong.any():
+                row = wrong.argmax()
+                raise batch.error(
+                    row,
+                    f"label {task!r} has the value {y[row, t]:g}; a binary label must be 0, 1 or empty "
+                    "(unobserved).",
                 )
     return y
 
 
-def users_of(column: pa.Array, name: str) -> np.ndarray:
+def users_of(batch: Batch, name: str) -> np.ndarray:
     """(n,) int64; text becomes a hash of 64 bits."""
+    column = batch.column(name)
     if column.null_count:
-        raise DataError(f"The user column {name!r} is empty in some rows; every row needs its user.")
+        row = column.is_null().to_numpy(zero_copy_only=False).argmax()
+        raise batch.error(row, f"the user column {name!r} is empty; every row needs its user.")
     if pa.types.is_integer(column.type):
         return column.cast(pa.int64()).to_numpy()
     codes, values = dictionary(column)
@@ -67,32 +92,42 @@ def users_of(column: pa.Array, name: str) -> np.ndarray:
     return hashes.view(np.int64)[codes]
 
 
-def split_of(schema: Schema, batch: pa.RecordBatch, first: int) -> np.ndarray:
-    """The split of each row, (n,) int8 as in ``Table``. ``first``: the number of the first row in its log."""
+def split_of(schema: Schema, batch: Batch) -> np.ndarray:
+    """The split of each row, (n,) int8 as in ``Table``."""
     rule = schema.split
     if schema.split_column is None:
-        return random_split(schema, first, len(batch))
+        return random_split(schema, batch.first, len(batch))
     name = schema.split_column
     column = batch.column(name)
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.date32(), safe=False)
     codes, values = dictionary(column)
-    if column.null_count:
-        raise DataError(f"The split column {name!r} is empty in some rows.")
     words = [str(value) for value in values.to_pylist()]
     if "column" in rule:
-        if other := [word for word in words if word not in SPLITS]:
-            raise DataError(f"The split column {name!r} has the value {other[0]!r}; use {', '.join(SPLITS)}.")
-        of_value = [SPLITS.index(word) for word in words]
+        of_value = [SPLITS.index(word) if word in SPLITS else -1 for word in words]
+        wanted = f"use {', '.join(SPLITS)}"
     else:
-        days = [word.replace("-", "")[:8] for word in words]
-        if other := [word for word in words if not _DAY.match(word)]:
-            raise DataError(
-                f"The date column {name!r} has the value {other[0]!r}; use YYYY-MM-DD, YYYYMMDD or a date "
-                "type."
-            )
+        days = [word.replace("-", "")[:8] if _DAY.match(word) else "" for word in words]
+        real = {day: _is_day(day) for day in set(days)}
         of_value = np.searchsorted([rule["validation"], rule["test"]], days, side="right")
-    return np.asarray(of_value, dtype=np.int8)[codes]
+        of_value = np.where([real[day] for day in days], of_value, -1)
+        wanted = "use YYYY-MM-DD, YYYYMMDD or a date type"
+    split = np.append(of_value, -1).astype(np.int8)[codes]  # an empty one has the code -1
+    if (split < 0).any():
+        row = (split < 0).argmax()
+        has = "is empty" if codes[row] < 0 else f"has the value {words[codes[row]]!r}"
+        raise batch.error(
+            row, f"the {'split' if 'column' in rule else 'date'} column {name!r} {has}; {wanted}."
+        )
+    return split
+
+
+def _is_day(digits: str) -> bool:
+    """Whether the calendar has this YYYYMMDD."""
+    try:
+        return bool(date.fromisoformat(digits))
+    except ValueError:
+        return False
 
 
 def random_split(schema: Schema, first: int, rows: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mtlkit.data.columns import dictionary, labels_of, numbers, split_of, users_of
 from mtlkit.data.fetch import DataError
-from mtlkit.data.files import Log, line
+from mtlkit.data.files import Batch, Log, line
 from mtlkit.data.schema import Schema
 from mtlkit.data.table import SPLITS, Table
 
@@ -62,21 +62,24 @@ class Encoder:
     @classmethod
     def fit(cls, log: Log, schema: Schema, progress: bool = False) -> Encoder:
         """Read the log once; its train split decides. Raises ``DataError``, also without labels."""
-        counts = {name: _Counts(name) for name in schema.categorical}
+        counts = {name: _Counts(f"{log.path}: column {name!r}") for name in schema.categorical}
         moments = {name: np.zeros(3) for name in schema.dense}  # rows, mean, sum of squared differences
         seen, rows = np.zeros(len(schema.labels), dtype=np.int64), np.zeros(len(SPLITS), dtype=np.int64)
         bar = tqdm(unit="row", unit_scale=True, desc="fit the encoding", disable=not progress, leave=False)
-        for first, batch in log.batches(schema.columns()):
+        for batch in log.batches(schema.columns()):
             bar.update(len(batch))
-            split = split_of(schema, batch, first)
+            split = split_of(schema, batch)
             rows += np.bincount(split, minlength=len(SPLITS))
-            train = batch.filter(pa.array(split == 0))
+            train = split == 0
             for name, count in counts.items():
-                count.add(train.column(name))
+                count.add(batch.column(name).filter(pa.array(train)))
+            # all rows are looked at, for a wrong value should be found here and not after an epoch
             for name, have in moments.items():
-                x = numbers(train, name, schema)
-                _merge(have, x[~np.isnan(x)].astype(np.float64))
-            seen += (~np.isnan(labels_of(train, schema))).sum(axis=0)
+                x = numbers(batch, name, schema)
+                _merge(have, x[train & ~np.isnan(x)].astype(np.float64))
+            seen += (~np.isnan(labels_of(batch, schema)[train])).sum(axis=0)
+            if schema.user:
+                users_of(batch, schema.user)
         bar.close()
         for name, count in zip(SPLITS, rows, strict=True):
             if not count and name != "test":
@@ -92,11 +95,11 @@ class Encoder:
             scale[name] = (float(mean), sd if sd > 1e-9 * max(abs(mean), 1) else 1.0)
         return cls(schema, {name: count.kept(schema.min_count) for name, count in counts.items()}, scale)
 
-    def encode(self, batch: pa.RecordBatch, first: int, split: np.ndarray | None = None) -> Columns:
+    def encode(self, batch: Batch, split: np.ndarray | None = None) -> Columns:
         """Rows as numbers. ``split``: theirs, where known. Labels that are not there are NaN, users None."""
         ids = np.empty((len(batch), len(self.vocabulary)), dtype=np.int32)
         for f, name in enumerate(self.vocabulary):
-            ids[:, f] = self._ids(name, batch.column(name))
+            ids[:, f] = self._ids(name, batch)
         dense = np.empty((len(batch), len(self.scale)), dtype=np.float32)
         for k, (name, (mean, sd)) in enumerate(self.scale.items()):
             dense[:, k] = np.nan_to_num((numbers(batch, name, self.schema) - mean) / sd)
@@ -105,13 +108,13 @@ class Encoder:
             ids,
             dense,
             labels_of(batch, self.schema),
-            split_of(self.schema, batch, first) if split is None else split,
-            users_of(batch.column(user), user) if user in batch.schema.names else None,
+            split_of(self.schema, batch) if split is None else split,
+            users_of(batch, user) if user in batch else None,
         )
 
     def table(self, log: Log) -> Table:
         """The whole log in memory."""
-        parts = [self.encode(batch, first) for first, batch in log.batches(self.schema.columns())]
+        parts = [self.encode(batch) for batch in log.batches(self.schema.columns())]
         if not parts:
             raise DataError(f"{log.path} holds no rows.")
         return self.frame(Columns.joined(parts), {"source": str(log.path)})
@@ -139,15 +142,16 @@ class Encoder:
             notes=notes or {},
         )
 
-    def _ids(self, name: str, column: pa.Array) -> np.ndarray:
-        codes, values = dictionary(column)
+    def _ids(self, name: str, batch: Batch) -> np.ndarray:
+        codes, values = dictionary(batch.column(name))
         known = self.vocabulary[name].type
         if values.type != known:  # text in a CSV file, numbers in a Parquet file
             try:
                 values = values.cast(known)
             except pa.ArrowInvalid as error:
                 raise DataError(
-                    f"Column {name!r} holds {values.type}, but the model knows it as {known} ({line(error)})."
+                    f"{batch.file}: column {name!r} holds {values.type}, but the model knows it as {known} "
+                    f"({line(error)})."
                 ) from error
         # one look-up per distinct value; unknown is -1 + 1, an empty one has the code -1, which is the last
         ids = np.append(self._index[name].get_indexer(values.to_pandas()) + 1, 0).astype(np.int32)
@@ -191,8 +195,8 @@ def read_table(path: str | Path, schema: Schema | str | Path) -> Table:
 class _Counts:
     """How many rows hold each value of a column."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, where: str) -> None:
+        self.where = where
         self.values: list[pa.Array] = []
         self.rows: list[np.ndarray] = []
 
@@ -206,9 +210,7 @@ class _Counts:
 
     def _compact(self) -> None:
         if len(kinds := {str(values.type) for values in self.values}) > 1:
-            raise DataError(
-                f"Column {self.name!r} is {' here and '.join(sorted(kinds))} there; make it one type."
-            )
+            raise DataError(f"{self.where} is {' here and '.join(sorted(kinds))} there; make it one type.")
         table = pa.table({"value": pa.chunked_array(self.values), "rows": np.concatenate(self.rows)})
         total = table.group_by("value").aggregate([("rows", "sum")]).combine_chunks()
         self.values, self.rows = [total["value"].combine_chunks()], [total["rows_sum"].to_numpy()]

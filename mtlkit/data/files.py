@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -26,6 +27,40 @@ class Piece:
     group: int
     first: int
     rows: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a log. ``first`` and ``row``: the number of the first one in the log and in ``file``, from 0.
+
+    ``kept``: which of so many neighbouring rows these are, where only some were taken.
+    """
+
+    rows: pa.RecordBatch
+    file: Path
+    first: int
+    row: int
+    kept: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.rows.schema.names
+
+    def column(self, name: str) -> pa.Array:
+        """Its values."""
+        return self.rows.column(name)
+
+    def only(self, keep: np.ndarray) -> Batch:
+        """The rows where ``keep`` is true."""
+        return replace(self, rows=self.rows.filter(pa.array(keep)), kept=np.flatnonzero(keep))
+
+    def error(self, i: int, sentence: str) -> DataError:
+        """What is wrong with row ``i`` of these, and where the user finds that row."""
+        number = self.row + int(i if self.kept is None else self.kept[i]) + 1
+        below = "" if self.file.suffix == ".parquet" else " below the header"
+        return DataError(f"{self.file}, row {number}{below}: {sentence}")
 
 
 class Log:
@@ -67,36 +102,34 @@ class Log:
             return _open_csv(self.path).schema.names
         return _parquet(self.files[0]).schema_arrow.names
 
-    def batches(
-        self, columns: Sequence[str], piece: Piece | None = None
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """The rows of a piece, or all, as (number of the first row, batch)."""
+    def batches(self, columns: Sequence[str], piece: Piece | None = None) -> Iterator[Batch]:
+        """The rows of a piece, or all."""
         if self.is_csv:
             first = 0
-            for batch in _csv(self.path, columns):
-                yield first, batch
-                first += len(batch)
+            for rows in _csv(self.path, columns):
+                yield Batch(rows, self.path, first, first)
+                first += len(rows)
             return
         first = 0 if piece is None else piece.first
         for path in self.files if piece is None else [piece.file]:
             file = _parquet(path, self._metadata.get(path))
             _need(columns, file.schema_arrow.names, path)
             groups = range(file.num_row_groups) if piece is None else [piece.group]
-            for batch in file.iter_batches(BATCH, groups, list(columns), use_threads=False):
-                yield first, batch
-                first += len(batch)
+            row = sum(file.metadata.row_group(group).num_rows for group in range(groups[0])) if groups else 0
+            for rows in file.iter_batches(BATCH, groups, list(columns), use_threads=False):
+                yield Batch(rows, path, first, row)
+                first, row = first + len(rows), row + len(rows)
 
-    def as_parquet(self, folder: Path, columns: Sequence[str]) -> Log:
-        """This log; a CSV file rewritten as Parquet in ``folder``, once, for it can only be read in order."""
+    def as_parquet(self, target: Path, columns: Sequence[str]) -> Log:
+        """This log; a CSV file rewritten as ``target``, once, for it can only be read in order."""
         if not self.is_csv:
             return self
-        target = folder / "rows.parquet"
         if not target.exists():
-            temporary = folder / f"rows.{os.getpid()}.tmp"
+            temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
             writer = None
-            for _, batch in self.batches(columns):
-                writer = writer or pq.ParquetWriter(temporary, batch.schema)
-                writer.write_batch(batch, row_group_size=BATCH)
+            for batch in self.batches(columns):
+                writer = writer or pq.ParquetWriter(temporary, batch.rows.schema)
+                writer.write_batch(batch.rows, row_group_size=BATCH)
             if writer is None:
                 raise DataError(f"{self.path} holds no rows.")
             writer.close()
