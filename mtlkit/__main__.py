@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"This needs {missing.name.split('.')[0]}: run `pip install 'mtlkit[cli]'`.", file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if args.traceback:
             raise
         _say(error)

@@ -43,8 +43,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(facts)
     except (SafetensorError, KeyError, OSError) as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of mtlkit ({type(error).__name__}); remove it to start "
-            "from the beginning."
+            f"{path} is damaged or was not written by mtlkit ({type(error).__name__})."
         ) from error
 
 
@@ -96,7 +95,10 @@ class Checkpoint:
         """Put everything back where ``save`` took it from; the best weights and the facts. None: no file."""
         if not self.path.exists():
             return None
-        tensors, facts = read(self.path)
+        try:
+            tensors, facts = read(self.path)
+        except ValueError as error:
+            raise ValueError(f"{error} Remove it to start from the beginning.") from error
         for name, value in self.settings.items():
             if facts["settings"].get(name) != value:
                 raise ValueError(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -339,6 +340,56 @@ def test_evaluate_reads_new_files(own, tmp_path, capsys):
     assert list(one) == ["like", "share", "minutes"] and len(one) == len(test)
     capsys.readouterr()
     assert "has no labels" in refused(capsys, main(["evaluate", str(run.folder), "--data", str(bare)]))
+
+
+BROKEN = {
+    "no weights": ("model.safetensors", None, "model.safetensors is damaged or was not written by mtlkit"),
+    "weights": ("model.safetensors", "x", "model.safetensors is damaged or was not written by mtlkit"),
+    "no encoder": ("encoder.parquet", None, "encoder.parquet is missing; without it the model's ids"),
+    "encoder": ("encoder.parquet", "x", "encoder.parquet cannot be read as an encoder"),
+    "config": ("config.json", "{", "config.json is damaged"),
+    "other config": ("config.json", "{}", "config.json is damaged (it has no 'model')"),
+    "no result": ("result.json", None, "is not finished"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_run_gets_one_sentence(own, tmp_path, capsys, fault):
+    file, text, sentence = BROKEN[fault]
+    shutil.copytree(own[0] / "run", tmp_path / "run")
+    (tmp_path / "run" / file).unlink()
+    if text is not None:
+        (tmp_path / "run" / file).write_text(text)
+    assert sentence in refused(capsys, main(["evaluate", str(tmp_path / "run")]))
+    assert (tmp_path / "run" / file).exists() == (text is not None)
+
+
+@pytest.mark.parametrize("file", ["history.csv", "test.csv"])
+def test_broken_figures_are_named(own, tmp_path, capsys, file):
+    shutil.copytree(own[0] / "run", tmp_path / "run")
+    (tmp_path / "run" / file).write_text("")
+    words = ["compare", str(tmp_path / "run"), "--figure", str(tmp_path / "f.png")]
+    assert f"{file} is damaged" in refused(capsys, main(words))
+
+
+def test_evaluate_says_that_the_data_are_others_now(tmp_path, capsys):
+    path = write(tmp_path)
+    assert train(tmp_path / "run", "--data", path, "--schema", tmp_path / "schema.toml", *SHORT) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0 and "changed" not in capsys.readouterr().err
+    write(tmp_path, log(3100))
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert f"Note: {path} has changed since the run was trained" in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written_get_one_sentence(own, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    run, words = str(own[0] / "run"), [*MADE, *SHORT]
+    assert "is a file; give another --out" in refused(capsys, train(tmp_path / "file", *words))
+    assert "Not a directory" in refused(capsys, train(tmp_path / "file/run", *words))
+    there = str(tmp_path / "no/scores.csv")
+    assert "non-existent directory" in refused(capsys, main(["evaluate", run, "--predictions", there]))
+    assert "must end in .csv or" in refused(capsys, main(["evaluate", run, "--predictions", "scores.txt"]))
 
 
 def test_compare_prints_means_and_paired_gains(made, tmp_path, capsys):

@@ -23,6 +23,8 @@ LOWER_IS_BETTER = ("mse", "log_loss")
 def evaluate(args: argparse.Namespace) -> None:
     """Print the figures of a split of the run's own data, or of all rows of another file."""
     run = Run.finished(args.run)
+    if args.predictions and Path(args.predictions).suffix not in (".csv", ".parquet"):
+        raise ValueError(f"--predictions {args.predictions}: the name must end in .csv or .parquet.")
     model, device = run.model(), pick_device(args.device)
     if args.file:
         rows = sources.new_rows(run, args.file)
@@ -135,9 +137,7 @@ def _draw_comparison(
     figure, axes = plt.subplots(
         1 + len(gains), figsize=(7, 3.4 * (1 + len(gains))), layout="constrained", squeeze=False
     )
-    histories = [
-        pd.read_csv(run.history_file).assign(model=label) for run, label in zip(runs, labels, strict=True)
-    ]
+    histories = [run.history().assign(model=label) for run, label in zip(runs, labels, strict=True)]
     plots.loss_curves(pd.concat(histories), "model", "validation/loss", axes[0, 0])
     for ax, (metric, table) in zip(axes[1:, 0], gains.items(), strict=True):
         plots.seesaw(table, metric, ax)

@@ -49,7 +49,7 @@ class Run:
         run = cls(folder)
         if not run.config_file.is_file():
             raise ValueError(f"{folder} is no run of mtlkit: it holds no config.json.")
-        if not run.result_file.is_file():
+        if not run.result_file.is_file() or "features" not in run.config:
             raise ValueError(
                 f"The run in {folder} is not finished; the command that started it goes on with it."
             )
@@ -58,9 +58,12 @@ class Run:
     @property
     def config(self) -> dict:
         try:
-            return json.loads(self.config_file.read_text(encoding="utf-8"))
+            found = json.loads(self.config_file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.config_file} is damaged ({error}).") from error
+        if missing := [name for name in _ASKED if not isinstance(found, dict) or name not in found]:
+            raise ValueError(f"{self.config_file} is damaged (it has no {missing[0]!r}).")
+        return found
 
     def claim(self, asked: dict, overwrite: bool) -> None:
         """Make the folder for a new run, or go on with the same one; refuse to touch anything else."""
@@ -81,6 +84,8 @@ class Run:
                     f"{self.folder} holds this run, finished; give another --out, or --overwrite."
                 )
             return
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is a file; give another --out.")
         if self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder} is not empty and holds no run; give another --out.")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +158,11 @@ class Run:
         """Figures per task; raises ``ValueError`` where the data had no test split."""
         if not self.test_file.exists():
             raise ValueError(f"The run in {self.folder} has no test figures: its data have no test split.")
-        return pd.read_csv(self.test_file, index_col="task")
+        return _table(self.test_file, index_col="task")
+
+    def history(self) -> pd.DataFrame:
+        """A row per epoch."""
+        return _table(self.history_file)
 
     def save_json(self, file: Path, content: dict) -> None:
         self.save_text(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -164,6 +173,13 @@ class Run:
         temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, file)
+
+
+def _table(file: Path, **options: object) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, **options)
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}).") from error
 
 
 def _difference(one: object, two: object, name: str) -> str:

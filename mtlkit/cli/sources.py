@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -74,12 +75,19 @@ class Opened:
         from mtlkit.data.schema import Schema
 
         self.log = Log(wanted["file"])
+        if self.log.stamp() != wanted["stamp"] and not run.rows.exists():
+            warnings.warn(
+                f"{self.log.path} has changed since the run was trained; rows may be in other splits now.",
+                stacklevel=2,
+            )
         schema = Schema.of(wanted["schema"])
 
         def prepare() -> None:
             if wanted["stream"]:
                 self.log.as_parquet(run.rows, schema.columns())
             if not run.encoder.exists():
+                if run.result_file.exists():
+                    raise ValueError(f"{run.encoder} is missing; without it the model's ids mean nothing.")
                 Encoder.fit(self.log, schema, progress).save(run.encoder)
 
         first_does(prepare)
