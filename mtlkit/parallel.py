@@ -108,8 +108,15 @@ def average_buffers(model: nn.Module) -> None:
                 add_up(buffer).div_(processes)
 
 
+class FirstStopped(RuntimeError):
+    """Process 0 failed in ``first_does``, and says why itself."""
+
+
 def first_does(action: Callable[[], object]) -> None:
-    """Let process 0 do ``action()`` while the others wait; nobody goes on after its error."""
+    """Let process 0 do ``action()`` while the others wait; nobody goes on after its error.
+
+    The others raise ``FirstStopped``.
+    """
     rank, processes = place()
     error: Exception | None = None
     if rank == 0:
@@ -121,6 +128,6 @@ def first_does(action: Callable[[], object]) -> None:
         said = [None if error is None else f"{error}"]
         dist.broadcast_object_list(said)
         if rank and said[0] is not None:
-            raise RuntimeError(f"Process 0 stopped: {said[0]}")
+            raise FirstStopped(f"Process 0 stopped: {said[0]}")
     if error is not None:
         raise error

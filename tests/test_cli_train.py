@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from launch import torchrun
 from log_fixture import SCHEMA, log, write
 
 from mtlkit import training
@@ -26,8 +27,10 @@ from mtlkit.cli import options
 from mtlkit.cli import train as command
 from mtlkit.cli.run import Run
 from mtlkit.data.encoder import read_table
+from mtlkit.data.fetch import DataError
 from mtlkit.data.schema import Schema
 from mtlkit.models import MMoE, Recommender
+from mtlkit.parallel import FirstStopped
 
 MADE = ["--data", "short_video", "--data-set", "rows=3000", "--tasks", "long_view", "like"]
 SHORT = ["--epochs", "2", "--batch-size", "256", "--lr", "0.01", "--quiet"]
@@ -251,10 +254,10 @@ def same_end(one, two):
     assert not one.checkpoint.exists() and not list(one.folder.glob("*.tmp"))
 
 
-def started(words, launcher=(sys.executable, "-m", "mtlkit")):
+def started(words):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     return subprocess.Popen(
-        [*launcher, "train", "--model", "MMoE", *map(str, words)],
+        [sys.executable, "-m", "mtlkit", "train", "--model", "MMoE", *map(str, words)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -294,19 +297,8 @@ def test_torchrun_gives_the_run_of_one_process(tmp_path):
     words = ["--data", tmp_path / "log.csv", "--schema", tmp_path / "schema.toml", *SHORT]
     write(tmp_path, log(6000), "log.csv")
     assert train(tmp_path / "one", *words) == 0
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--rdzv_backend",
-        "c10d",
-    ]
-    launcher += ["--rdzv_endpoint", "localhost:0", "-m", "mtlkit"]
-    process = started([*words, "--out", tmp_path / "two"], launcher)
-    said = process.communicate()[0]
-    assert process.returncode == 0 and said.count("best epoch") == 1 and "Traceback" not in said, said
+    said = torchrun(["-m", "mtlkit", "train", "--model", "MMoE", *words, "--out", tmp_path / "two"])
+    assert said.count("best epoch") == 1 and "Traceback" not in said, said
     one, two = Run.finished(tmp_path / "one"), Run.finished(tmp_path / "two")
     a, b = (pd.read_csv(run.history_file).drop(columns="seconds") for run in (one, two))
     loss = [name for name in a if "loss" in name]
@@ -517,6 +509,22 @@ def test_under_torchrun_one_process_says_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert train(tmp_path / "run", "--data", "movies") == 1
     assert capsys.readouterr().err == ""
+
+
+def test_what_stops_one_of_the_others_is_said(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(command, "place", lambda: (1, 2))
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(command.dist, name, lambda *_: None)
+    for error, said in (
+        (OSError("disk full"), "Process 1: disk full\n"),
+        (DataError("log.csv, row 3: no number"), "Process 1: log.csv, row 3: no number\n"),
+        (ValueError("fit: epochs"), ""),
+        (FirstStopped("Process 0 stopped"), ""),
+    ):
+        with pytest.raises(type(error)), command.processes("cpu"):
+            raise error
+        assert capsys.readouterr().err == said
 
 
 def test_a_file_needs_its_schema(tmp_path, capsys):

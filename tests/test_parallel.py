@@ -1,14 +1,12 @@
 """Two processes train as one: the same curves on the same global batches, the same figures, no row twice."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from launch import torchrun
 from log_fixture import log, write
 from parallel_worker import MODELS, results
 from torch import nn
@@ -22,17 +20,7 @@ HERE = Path(__file__).parent
 def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     write(folder, log(2000), groups=77)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(HERE / "parallel_worker.py"), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun([HERE / "parallel_worker.py", folder], {"PYTHONPATH": str(HERE)})
     return results(folder), json.loads((folder / "two.json").read_text())
 
 

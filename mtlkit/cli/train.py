@@ -20,7 +20,7 @@ from mtlkit import training
 from mtlkit.cli import options, sources
 from mtlkit.cli.run import Run
 from mtlkit.device import pick_device
-from mtlkit.parallel import first_does, place
+from mtlkit.parallel import FirstStopped, first_does, place
 
 # fit's arguments that the config keeps
 _FIT = (
@@ -100,6 +100,11 @@ def processes(device: str | None) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield where
+    except Exception as error:
+        # arguments are wrong in all processes, and the first one says it; this happened in one of the others
+        if place()[0] and type(error) is not ValueError and not isinstance(error, FirstStopped):
+            print(f"Process {place()[0]}: {error}", file=sys.stderr)
+        raise
     finally:
         dist.destroy_process_group()
 
