@@ -58,7 +58,8 @@ class Stream:
         if schema.split_column is None:
             return np.bincount(random_split(schema, piece.first, piece.rows), minlength=len(SPLITS))
         batches = self.log.batches([schema.split_column], piece)
-        return sum(np.bincount(split_of(schema, batch), minlength=len(SPLITS)) for batch in batches)
+        none = np.zeros(len(SPLITS), dtype=np.int64)  # an empty row group
+        return sum((np.bincount(split_of(schema, batch), minlength=len(SPLITS)) for batch in batches), none)
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch: those of the process with the most rows."""

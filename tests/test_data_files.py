@@ -189,7 +189,7 @@ def set_to(**columns):
 BAD_LOGS = {
     "no column": (lambda f: f.drop(columns="tab"), "has no column 'tab'; it has day, user"),
     "words": (set_to(age="old"), "row 1.*: column 'age' must hold numbers, but holds 'old'"),
-    "infinite": (set_to(age=np.inf), "row 1.*: column 'age' holds an infinite number"),
+    "infinite": (set_to(age=np.inf), "row 1.*: column 'age' holds inf; leave it empty"),
     "label 2": (
         set_to(like=2.0),
         "row 1.*: label 'like' has the value 2; a binary label must be 0, 1 or empty",
@@ -214,7 +214,8 @@ def test_bad_logs_get_one_sentence(tmp_path, fault, kind):
 
 ONE_ROW = {
     "age": ("old", "column 'age' must hold numbers, but holds 'old'"),
-    "seconds": (np.inf, "column 'seconds' holds an infinite number"),
+    "seconds": (np.inf, "column 'seconds' holds inf; leave it empty"),
+    "minutes": (1e300, "column 'minutes' holds 1e+300; leave it empty"),
     "like": (2, "label 'like' has the value 2; a binary label"),
     "user": (None, "the user column 'user' is empty; every row needs its user"),
     "day": ("2024-02-30", "the date column 'day' has the value '2024-02-30'; use"),
@@ -251,6 +252,28 @@ def test_files_that_are_none_get_one_sentence(tmp_path, name, content):
         read_table(tmp_path / name, TOML)
     with pytest.raises(DataError, match="is no file; name a .csv or .parquet"):
         read_table(tmp_path / "missing.parquet", TOML)
+
+
+def test_damage_inside_a_file_is_said_with_its_name(tmp_path):
+    path = write(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[300:3000] = bytes(2700)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{path} cannot be read as Parquet") as caught:
+        read_table(path, TOML)
+    assert "\n" not in str(caught.value)
+    lines = log(50).to_csv(index=False).splitlines()
+    (tmp_path / "log.csv").write_text("\n".join([*lines[:20], "2024-05-01,3", *lines[20:]]))
+    with pytest.raises(DataError, match=r"log.csv cannot be read as CSV \(.*Row #21"):
+        read_table(tmp_path / "log.csv", TOML)
+
+
+def test_two_columns_of_one_name(tmp_path):
+    frame = log(50)
+    frame.insert(3, "age", frame["age"] * 2, allow_duplicates=True)
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(DataError, match="log.csv has two columns 'age'; rename one"):
+        read_table(tmp_path / "log.csv", TOML)
 
 
 def test_parts_of_a_folder_with_other_types(tmp_path):

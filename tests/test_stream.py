@@ -105,6 +105,17 @@ def test_a_stream_trains_as_well_as_the_table(open_stream):
     np.testing.assert_allclose(results[0]["auc"][:2], results[1]["auc"][:2], atol=0.01)
 
 
+def test_a_file_without_rows_among_others(tmp_path):
+    frame = log()
+    write(tmp_path, frame, "a.parquet")
+    write(tmp_path, frame[:0], "b.parquet")
+    stream = Stream(Log(tmp_path), Encoder.fit(Log(tmp_path), TOML))
+    assert (
+        stream.counts.sum() == len(frame)
+        and len(joined(stream.epoch(1, 64, 0))[0]) == stream.counts[:, 0].sum()
+    )
+
+
 def test_a_stopped_stream_goes_on_to_the_same_end(open_stream, tmp_path):
     stream, file = open_stream(), tmp_path / "run.safetensors"
     options = {"epochs": 3, "checkpoint_steps": 5, "schedule": "one_cycle"}

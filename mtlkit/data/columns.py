@@ -37,9 +37,10 @@ def _floats(batch: Batch, name: str) -> np.ndarray:
         raise batch.error(
             row, f"column {name!r} must hold numbers, but holds {column[row].as_py()!r}."
         ) from error
-    if np.isinf(x).any():
-        row = np.isinf(x).argmax()
-        raise batch.error(row, f"column {name!r} holds an infinite number; leave it empty if it is unknown.")
+    wide = np.abs(x) > np.finfo(np.float32).max  # models compute in float32
+    if wide.any():
+        row = wide.argmax()
+        raise batch.error(row, f"column {name!r} holds {x[row]:g}; leave it empty if it is unknown.")
     return x
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -116,7 +116,8 @@ class Log:
             _need(columns, file.schema_arrow.names, path)
             groups = range(file.num_row_groups) if piece is None else [piece.group]
             row = sum(file.metadata.row_group(group).num_rows for group in range(groups[0])) if groups else 0
-            for rows in file.iter_batches(BATCH, groups, list(columns), use_threads=False):
+            batches = file.iter_batches(BATCH, groups, list(columns), use_threads=False)
+            for rows in _each(batches, path, "Parquet"):
                 yield Batch(rows, path, first, row)
                 first, row = first + len(rows), row + len(rows)
 
@@ -152,14 +153,15 @@ def _csv(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         column_types=dict.fromkeys(columns, pa.string()),
         strings_can_be_null=True,
     )
-    reader = _open_csv(file, options)
-    while True:
-        try:
-            yield reader.read_next_batch()
-        except StopIteration:
-            return
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{file} cannot be read as CSV ({line(error)}).") from error
+    return _each(_open_csv(file, options), file, "CSV")
+
+
+def _each(batches: Iterable[pa.RecordBatch], file: Path, kind: str) -> Iterator[pa.RecordBatch]:
+    """The same; a damaged file is one sentence."""
+    try:
+        yield from batches
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} cannot be read as {kind} ({line(error)}).") from error
 
 
 def _open_csv(
@@ -171,9 +173,11 @@ def _open_csv(
         raise DataError(f"{file} cannot be read as CSV ({line(error)}).") from error
 
 
-def _need(columns: Sequence[str], there: Sequence[str], file: Path) -> None:
+def _need(columns: Sequence[str], there: list[str], file: Path) -> None:
     if missing := [name for name in columns if name not in there]:
         raise DataError(f"{file} has no column {missing[0]!r}; it has {', '.join(there)}.")
+    if twice := [name for name in columns if there.count(name) > 1]:
+        raise DataError(f"{file} has two columns {twice[0]!r}; rename one.")
 
 
 def line(error: BaseException) -> str:
