@@ -21,7 +21,17 @@ def task_losses(logits: Tensor, labels: Tensor, kinds: Sequence[Kind]) -> Tensor
     A label of NaN is unobserved and masked; a task without any observed label in the batch has loss 0.
     Source: PLE paper (Tang et al., RecSys 2020) Eq. 9, the union of the tasks' sample spaces, with the batch
     for the samples.
+    Raises ``ValueError`` for shapes that differ, or kinds that are not T times "binary" or "regression".
     """
+    if logits.shape != labels.shape or logits.dim() != 2:
+        raise ValueError(
+            f"task_losses: logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must both be (B, T)."
+        )
+    if len(kinds) != logits.shape[1] or not set(kinds) <= {"binary", "regression"}:
+        raise ValueError(
+            f"task_losses: kinds must name 'binary' or 'regression' for each of {logits.shape[1]} tasks, got "
+            f"{kinds!r}."
+        )
     seen = ~labels.isnan()
     target = torch.where(seen, labels, torch.zeros_like(labels))  # keeps NaN out of the gradient
     binary = [kind == "binary" for kind in kinds]

@@ -14,6 +14,8 @@ from mtlkit.data.table import Kind, Split, Table
 from mtlkit.models import Recommender
 from mtlkit.parallel import place, share
 
+_FEATURES = ("fields", "cardinalities", "dense_names")  # what a model must have in common with its tables
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -134,16 +136,27 @@ class TableSource:
 
 
 def _check(table: Table, model: Recommender) -> None:
+    if not isinstance(model, Recommender):
+        raise ValueError(
+            f"A {type(model).__name__} cannot read a table; put it behind an encoder, as in "
+            "Recommender(table, MMoE, experts=8)."
+        )
     if model.tasks != table.tasks:
         raise ValueError(
             f"The model was built for the tasks {', '.join(model.tasks)}, but the table has "
             f"{', '.join(table.tasks)}. Use table.select(model.tasks)."
         )
-    if (model.cardinalities, model.dense_names) != (table.cardinalities, table.dense_names):
-        raise ValueError(
-            "The table's fields, their sizes or its dense features differ from those of the table that the "
-            "model was built for. Encode both with the same training rows."
-        )
+    kinds = tuple(model.kinds.values()), tuple(table.kinds[task] for task in table.tasks)
+    parts = {name: (getattr(model, name), getattr(table, name)) for name in _FEATURES}
+    for name, (own, there) in ({"kinds": kinds} | parts).items():
+        if own != there:
+            differ = next(
+                ((a, b) for a, b in zip(own, there, strict=False) if a != b), (len(own), len(there))
+            )
+            raise ValueError(
+                f"The table's {name} are not those that the model was built for ({differ[1]!r} instead of "
+                f"{differ[0]!r}). Encode both tables alike, with the same training rows."
+            )
     # on a GPU an id out of range would end the process without naming the field
     low, high = table.ids.min(axis=0, initial=0), table.ids.max(axis=0, initial=0)
     for field, a, b, size in zip(table.fields, low, high, table.cardinalities, strict=True):

@@ -173,6 +173,6 @@ def test_what_it_refuses(open_stream, tmp_path):
     with pytest.raises(ValueError, match="buffer must be at least 1"):
         Stream(stream.log, stream.encoder, 0)
     other = Encoder.fit(stream.log, Schema.of(TOML.as_dict() | {"min_count": 45}))
-    with pytest.raises(ValueError, match="fields, their sizes or its dense features differ") as caught:
+    with pytest.raises(ValueError, match="are not those that the model was built for") as caught:
         fit(Recommender(other.frame(), SharedBottom, **SIZES), stream)
     one_sentence(caught)

@@ -403,7 +403,10 @@ BAD_TABLES = {
     "infinite feature": (lambda t: set_dense(t, np.inf), "'length' is NaN or infinite"),
     "large id": (lambda t: set_id(t, 3), r"Field 'hour' has the id 3; ids must lie in \[0, 3\)"),
     "negative id": (lambda t: set_id(t, -1), "Field 'hour' has the id -1"),
-    "other fields": (lambda t: changed(t, cardinalities=(6, 3)), "fields, their sizes"),
+    "other fields": (
+        lambda t: changed(t, cardinalities=(6, 3)),
+        "cardinalities are not those that the model was built for \\(6 instead of 5\\)",
+    ),
     "no labels": (
         lambda t: changed(t, "like", y=np.full(len(t), NAN)),
         "'like' has no observed label in the train",

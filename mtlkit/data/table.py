@@ -29,14 +29,15 @@ class Table:
     cardinalities: F sizes; the codes of field f lie in ``[0, cardinalities[f])``.
     fields, dense_names: F and D column names.
     kinds: task name -> "binary" or "regression" (decides loss and metrics).
-    users: (N,) int64 user ids for per-user metrics, or None where rows have no user.
+    users: (N,) user ids for per-user metrics, numbers or text, or None where rows have no user.
     categories: task name -> its category of behaviour, say "watch" or "interaction"; only for the tasks
         that have one.
     probabilities: task name -> (N,) float32. The true chance of a positive label, for the tasks of a
         simulator, which knows it; no input of a model.
     notes: facts about the draw or the source, by name (say ``label_correlation``).
 
-    Raises ``ValueError`` with one sentence when the parts do not fit together.
+    Lists, Series and tensors are taken, too, and become arrays of these types; users stay what they are.
+    Raises ``ValueError`` with one sentence for parts that are no such numbers or do not fit together.
     """
 
     ids: np.ndarray
@@ -53,7 +54,20 @@ class Table:
     notes: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._take("ids", _array("ids", self.ids, np.int32, 2))
+        self._take("dense", _array("dense", self.dense, np.float32, 2))
+        self._take("split", _array("split", self.split, np.int8, 1))
+        for part, what in (("labels", "label"), ("probabilities", "probability")):
+            columns = getattr(self, part).items()
+            self._take(part, {t: _array(f"{what} {t}", y, np.float32, 1) for t, y in columns})
+        for name in ("cardinalities", "fields", "dense_names"):
+            self._take(name, tuple(getattr(self, name)))
+        if self.users is not None:
+            self._take("users", np.asarray(self.users))
         n = len(self.split)
+        if n and not 0 <= self.split.min() <= self.split.max() < len(SPLITS):
+            wrong = self.split[(self.split < 0) | (self.split >= len(SPLITS))][0]
+            raise ValueError(f"Table: split has the value {wrong}; 0 is train, 1 validation, 2 test.")
         parts = {
             "ids": self.ids,
             "dense": self.dense,
@@ -86,6 +100,9 @@ class Table:
                     raise ValueError(
                         f"Table: {part} names {task!r}, but the tasks are {', '.join(self.labels)}."
                     )
+
+    def _take(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen for its users
 
     def __len__(self) -> int:
         return len(self.split)
@@ -146,3 +163,27 @@ class Table:
                 mean = float(seen.mean()) if len(seen) else float("nan")
                 lines.append((name, task, int(here.sum()), len(seen), mean))
         return pd.DataFrame(lines, columns=["split", "task", "rows", "observed", "label_mean"])
+
+
+def _array(name: str, given: object, dtype: type, dimensions: int) -> np.ndarray:
+    """``given`` as an array of this type, itself where it is one."""
+    found = np.asarray(given)
+    if found.dtype.kind not in "biuf":  # text, objects, complex numbers
+        try:
+            found = found.astype(np.float64) if found.dtype.kind == "O" else None
+        except (TypeError, ValueError):
+            found = None
+    if found is None or found.ndim != dimensions:
+        shape = "numbers in one column" if dimensions == 1 else "a matrix of numbers, a row per row"
+        got = f"{np.asarray(given).dtype} of shape {np.shape(given)}"
+        raise ValueError(f"Table: {name} must be {shape}; got {got}.")
+    if found.dtype == dtype:
+        return found
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # a number beyond float32 is infinite, and refused as such
+        cast = found.astype(dtype)
+    if np.issubdtype(dtype, np.integer) and not (cast == found).all():
+        wrong = found[cast != found][0]
+        raise ValueError(f"Table: {name} must be whole numbers, got {wrong}.")
+    return cast

@@ -18,6 +18,7 @@ class Recommender(nn.Module):
     module (B, D) -> (B, T)). Field sizes and the number of tasks come from ``table``; the task names are
     kept in ``tasks``, so that a label can never meet another task's logit. A model that groups the tasks
     (HoME) takes ``table.categories``, unless ``groups`` is given.
+    A table is only read where its tasks with their kinds, fields and dense features are those of ``table``.
     ``seed`` fixes the starting weights and leaves torch's own generator as it was.
     ``dropout`` is the share of the encoder's outputs that a training step sets to 0 (the others grow by
     1 / (1 - dropout)); it has no weights, and an evaluated model does not drop anything.
@@ -36,7 +37,14 @@ class Recommender(nn.Module):
         **sizes,
     ) -> None:
         super().__init__()
+        if isinstance(model, nn.Module):
+            raise ValueError(
+                f"Recommender: give the class {type(model).__name__} and its sizes, not a model."
+            )
+        if not (table.fields or table.dense_names):
+            raise ValueError("Recommender: the table has neither fields nor dense features to read.")
         self.tasks, self.cardinalities, self.dense_names = table.tasks, table.cardinalities, table.dense_names
+        self.fields, self.kinds = table.fields, {task: table.kinds[task] for task in table.tasks}
         self.dropout = nn.Dropout(dropout)
         # a model that shares nothing has its own embeddings per task, too
         copies = len(self.tasks) if getattr(model, "private_inputs", False) else None
