@@ -24,7 +24,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]
     own = {name: x.detach().to("cpu", copy=True).contiguous() for name, x in tensors.items()}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(own, temporary, metadata={_FACTS: json.dumps(facts)})
+        save_file(own, temporary, metadata={_FACTS: _text(facts)})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -47,6 +47,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
         ) from error
 
 
+def _text(facts: Mapping[str, object]) -> str:
+    return json.dumps(facts, default=lambda number: number.item())  # numpy's numbers as Python's
+
+
 class Checkpoint:
     """Keeps weights, the best weights, AdamW's state, the schedule and random states in one file.
 
@@ -58,7 +62,9 @@ class Checkpoint:
         import safetensors.torch  # noqa: F401  where it is missing, say so before the training
 
         self.path, self.every = Path(path), every
-        self.settings = json.loads(json.dumps(settings | {"processes": place()[1]}))  # tuples as lists
+        if self.path.is_dir() or not self.path.parent.is_dir():
+            raise ValueError(f"The checkpoint {path} cannot be written: give a file in a folder that exists.")
+        self.settings = json.loads(_text(settings | {"processes": place()[1]}))  # tuples as lists
 
     def save(
         self,
@@ -100,6 +106,11 @@ class Checkpoint:
         except ValueError as error:
             raise ValueError(f"{error} Remove it to start from the beginning.") from error
         for name, value in self.settings.items():
+            if facts["settings"].get(name) != value and name in ("model", "data"):
+                other = "another model" if name == "model" else "other data"
+                raise ValueError(
+                    f"{self.path} belongs to a run with {other}; continue with the same, or remove the file."
+                )
             if facts["settings"].get(name) != value:
                 raise ValueError(
                     f"{self.path} belongs to a run with {name}={facts['settings'].get(name)!r}, this one has "

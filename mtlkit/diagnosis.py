@@ -38,23 +38,26 @@ def gate_weights(model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
 
     The names are those of ``model.named_modules()``: "gates" in an MMoE or a CGC, "levels.0.gates" and so on
     in a PLE or an AdaTT, all with "body." in front in a Recommender. A model without gates gives an empty
-    dictionary. Nothing is trained and no mode is changed.
+    dictionary. They are those of the evaluated model: nothing is trained, no average moves, the mode stays.
     """
     gates = {name: part for name, part in model.named_modules() if isinstance(part, Gates)}
     return recorded(model, gates, *inputs)
 
 
 def recorded(model: nn.Module, parts: Mapping[str, nn.Module], *inputs: Tensor) -> dict[str, Tensor]:
-    """What each of these parts of ``model`` gives for these inputs, by name.   -> name: (B, ...)"""
+    """What each of these parts of the evaluated ``model`` gives, by name.   -> name: (B, ...)"""
     found: dict[str, Tensor] = {}
+    modes = [(part, part.training) for part in model.modules()]
     handles = [
         part.register_forward_hook(lambda _part, _given, out, name=name: found.__setitem__(name, out))
         for name, part in parts.items()
     ]
     try:
         with torch.no_grad():
-            model(*inputs)
+            model.eval()(*inputs)
     finally:
+        for part, mode in modes:
+            part.training = mode
         for handle in handles:
             handle.remove()
     return found

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from mtlkit.device import keep_freed_memory, pick_device
 from mtlkit.losses import task_losses
 from mtlkit.models import Recommender
 from mtlkit.replay import Replayed
-from mtlkit.rows import Rows
+from mtlkit.rows import Rows, check_counts, check_observed
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
 
@@ -58,14 +59,21 @@ def fit_many(
 
     Returns a row per run and epoch: run, epoch, step, validation/loss and validation/loss/<task>.
 
-    Raises ``ValueError`` where the runs do not fit on top of each other, ``RuntimeError`` without the device.
+    A run whose loss is no longer finite has NaN there and does not stop the others.
+
+    Raises ``ValueError`` where the runs do not fit on top of each other: models that differ in more than
+    their weights, frozen weights, tables of different lengths; ``RuntimeError`` without the device.
     """
     runs = len(models)
-    rates = [float(lr)] * runs if isinstance(lr, (int, float)) else [float(value) for value in lr]
+    check_counts("fit_many", epochs=epochs, batch_size=batch_size, chunk=chunk)
+    rates = [float(lr)] * runs if np.ndim(lr) == 0 else [float(value) for value in lr]
+    if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
+        raise ValueError(f"fit_many: lr must be a number of at least 0, got {wrong[0]}.")
     seeds = range(runs) if seeds is None else seeds
     for name, given in (("tables", tables), ("lr", rates), ("seeds", seeds)):
         if len(given) != runs:
             raise ValueError(f"fit_many: {runs} models, but {len(given)} {name}; give one per run.")
+    _check_alike(models, tables)
     if chunk is None:
         chunk = 10 if compile else 50
     where = pick_device(device)
@@ -81,6 +89,32 @@ def fit_many(
             frame = stack.train(step, epochs, batch_size, bar)
             frames.append(frame.assign(run=frame["run"] + start))
     return pd.concat(frames, ignore_index=True)
+
+
+def _check_alike(models: Sequence[Recommender], tables: Sequence[Table]) -> None:
+    """All runs are computed by the first one's code: only weights and rows may differ."""
+    if not models:
+        raise ValueError("fit_many: no models; give at least one run.")
+    if len({id(model) for model in models}) < len(models):
+        raise ValueError("fit_many: one model stands for two runs; each run needs its own.")
+    first = models[0].form()
+    for s, (model, table) in enumerate(zip(models, tables, strict=True)):
+        if frozen := [name for name, p in model.named_parameters() if not p.requires_grad]:
+            raise ValueError(
+                f"fit_many trains all weights, but run {s} has {frozen[0]} frozen; use training.fit."
+            )
+        form = first if model is models[0] else model.form()
+        for place in {**first, **form}:
+            if form.get(place) != first.get(place):
+                raise ValueError(
+                    f"fit_many: the models of runs 0 and {s} differ in {place or 'their class'} "
+                    f"({first.get(place)!r} and {form.get(place)!r}); only the weights may differ."
+                )
+        check_observed(table)
+    if len({tuple(np.bincount(table.split, minlength=2)[:2]) for table in tables}) > 1:
+        raise ValueError(
+            "fit_many: the train or validation splits have different lengths; runs cannot be stacked."
+        )
 
 
 class _Losses(nn.Module):
@@ -164,10 +198,8 @@ class _Stack:
         self.models = [_Losses(model, kinds).to(where).train() for model in models]
         self.train_rows = self._rows("train", where)
         self.held_out = self._rows("validation", where)
-        try:
-            params, self.buffers = stack_module_state(self.models)
-        except RuntimeError as error:
-            raise ValueError(f"fit_many: the models are not of one class and size ({error}).") from None
+        self.unseen = self.held_out[2].isnan().all(dim=1)  # (S, T): no such label, so no such loss
+        params, self.buffers = stack_module_state(self.models)
         # all weights of a run in one row: Adam is then a few products over one tensor
         self.params = torch.cat([p.detach().flatten(1) for p in params.values()], dim=1)
         self.moments = [torch.zeros_like(self.params) for _ in BETAS]
@@ -178,10 +210,6 @@ class _Stack:
             Rows.of(table.part(split), model.model, where)
             for table, model in zip(self.tables, self.models, strict=True)
         ]
-        if len({len(part) for part in parts}) > 1:
-            raise ValueError(
-                f"fit_many: the {split} splits have different lengths; the runs cannot be stacked."
-            )
         return tuple(
             torch.stack([getattr(part, name) for part in parts]) for name in ("ids", "dense", "labels")
         )
@@ -215,9 +243,11 @@ class _Stack:
 
     def _validate(self, step: _Step, epoch: int, count: int) -> list[dict[str, float]]:
         with torch.inference_mode():
-            losses = step.held_out_losses(self.params, *self.held_out, *self.buffers.values()).tolist()
+            losses = step.held_out_losses(self.params, *self.held_out, *self.buffers.values())
+        total = [sum(own) for own in losses.tolist()]
+        losses = losses.masked_fill(self.unseen, math.nan).tolist()
         return [
-            {"run": s, "epoch": epoch, "step": count, "validation/loss": sum(own)}
+            {"run": s, "epoch": epoch, "step": count, "validation/loss": total[s]}
             | {f"validation/loss/{task}": value for task, value in zip(self.tasks, own, strict=True)}
             for s, own in enumerate(losses)
         ]

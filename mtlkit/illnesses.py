@@ -53,7 +53,9 @@ class Report(NamedTuple):
 
     gates: a row per (level, gate): sees and owns (how many experts), top_expert and top (its weight); own,
         shared and others (what its own, the shared and other experts get of the gate; they sum to 1); added
-        (what a self gate, or AdaTT's vector, adds to its own experts). A category's expert is its tasks' own.
+        (what a self gate, or AdaTT's vector, adds to the gate's own experts; to the shared ones for the
+        shared gate). A category's expert is its tasks' own. Whose an expert is, the gates' masks say: of a
+        HoME without its mask all experts are shared.
     experts: a row per (level, expert): owner (a task, a category or "shared") and owners (how many gates of
         tasks, or of categories, it is meant for), mean and variance of its outputs over rows and units, zeros
         (share of outputs that are exactly 0), rms (their size: the root of the mean square), main_user (the
@@ -101,12 +103,7 @@ def examine(
     limit = thresholds or Thresholds()
     parts = _parts(model, list(tasks))
     modules = {f"{kind}{i}": m for i, part in enumerate(parts) for kind, m in _modules(part)}
-    was_training = model.training
-    model.eval()
-    try:
-        found = recorded(model, modules, *inputs)
-    finally:
-        model.train(was_training)
+    found = recorded(model, modules, *inputs)
 
     gates, experts, weights, findings = [], [], [], []
     for i, part in enumerate(parts):
@@ -140,12 +137,13 @@ def _parts(model: nn.Module, tasks: list[str]) -> list[_Part]:
             pairs = list(zip(part.levels, gates, strict=True))
         else:
             pairs = [(experts, gates)] if isinstance(experts, Experts) and isinstance(gates, Gates) else []
-        for e, g in pairs:
+        for number, (e, g) in enumerate(pairs, start=1):
             added = None
             if isinstance(part, FusionLevel):  # AdaTT's v_t
                 added = torch.zeros(g.gates * g.experts).index_copy(0, part.place.cpu(), part.native.cpu())
                 added = added.detach().view(g.gates, g.experts)
-            names = _names(g.gates, tasks, homes[0].categories if homes and not found else ())
+            named = [str(name) for name in homes[0].categories] if homes and not found else tasks
+            names = _names(g.gates, named if number == len(pairs) else [])
             users = g.gates - (names[-1] == "shared")
             owners = _owners(part, e, g, users)
             called = [_owner_name(owner, names, homes) for owner in owners]
@@ -163,11 +161,10 @@ def _modules(part: _Part) -> list[tuple[str, nn.Module]]:
     return [(kind, module) for kind, module in several if module is not None]
 
 
-def _names(gates: int, tasks: list[str], categories: Sequence[object]) -> list[str]:
-    """What a level's gates are called: tasks, categories, the shared one, or readers on the next level."""
-    for owners in ([str(name) for name in categories], tasks):
-        if owners and gates in (len(owners), len(owners) + 1):
-            return [*owners, "shared"][:gates]
+def _names(gates: int, owners: list[str]) -> list[str]:
+    """What a level's gates are called: tasks or categories, the shared one, or readers on the next level."""
+    if owners and gates in (len(owners), len(owners) + 1):
+        return [*owners, "shared"][:gates]
     return ["all tasks"] if gates == 1 else [f"reader {r}" for r in range(1, gates + 1)]
 
 
@@ -196,7 +193,7 @@ def _gate_lines(level: int, part: _Part, mean: Tensor, added: Tensor) -> list[di
         line |= {"top_expert": top + 1, "top": row[top].item()}
         line |= {"own": row[own[g]].sum().item(), "shared": row[shared].sum().item()}
         line["others"] = row[~own[g] & ~shared].sum().item()
-        line["added"] = added[g].cpu()[own[g]].abs().sum().item()
+        line["added"] = added[g].abs().sum().item()
         lines.append(line | {"owns": int(own[g].sum())})
     return lines
 

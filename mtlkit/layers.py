@@ -327,8 +327,9 @@ class FeatureGates(nn.Module):
         super().__init__()
         if loras < 1 or (rank is None and in_width % loras) or (rank is not None and rank < 1):
             raise ValueError(
-                f"FeatureGates: loras={loras}, rank={rank} for an input of width {in_width}: loras must be "
-                "at least 1 and divide the width, or give a rank of at least 1."
+                f"FeatureGates: loras={loras}, rank={rank} for an input of width {in_width} (all embeddings "
+                "and dense features): loras must be at least 1 and divide the width, or give a rank of at "
+                "least 1, such as rank=4."
             )
         rank = rank or in_width // loras
         self.in_width, self.groups, self.loras = in_width, groups, loras
@@ -413,6 +414,7 @@ class FeatureEncoder(nn.Module):
 
     D = F * embedding + K. All fields share one embedding table with an offset per field, so the look-up
     is a single kernel. ``cardinalities`` are the F sizes; ids of field f lie in [0, cardinalities[f]).
+    Ids are not looked at: one out of range reads another field's embedding (``training`` checks its tables).
     ``copies`` = T keeps a separate embedding for each of T readers: the output is (B, T, D).
     """
 
@@ -426,7 +428,7 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         starts = [0, *itertools.accumulate(cardinalities)]
         self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.long), persistent=False)
-        self.copies = copies
+        self.copies, self.dense_width = copies, dense_width
         self.table = None
         if len(cardinalities):
             self.table = nn.Embedding(int(starts[-1]), (copies or 1) * embedding)
@@ -435,6 +437,14 @@ class FeatureEncoder(nn.Module):
         self.out_width = len(cardinalities) * embedding + dense_width
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
+        if not isinstance(ids, Tensor) or not isinstance(dense, Tensor):
+            raise ValueError("FeatureEncoder takes tensors: torch.from_numpy(table.ids) and (table.dense).")
+        widths = self.offsets.shape[0], self.dense_width
+        if (ids.shape[1:], dense.shape[1:]) != (widths[:1], widths[1:]):
+            raise ValueError(
+                f"FeatureEncoder: ids {tuple(ids.shape)} and dense {tuple(dense.shape)} must be "
+                f"(B, {widths[0]}) and (B, {widths[1]})."
+            )
         if self.table is None and self.copies is None:
             return dense  # (B, K)
         parts = [dense] if self.copies is None else [dense.unsqueeze(1).expand(-1, self.copies, -1)]

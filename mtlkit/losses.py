@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -65,7 +66,7 @@ class TaskWeights:
             raise ValueError(f"TaskWeights: unit must be 'epoch' or 'step', got {self.unit!r}.")
         for name, numbers in (("weight", self.start), ("ratio", self.ratio)):
             for task, value in numbers.items():
-                good = isinstance(value, int | float) and 0 <= value < math.inf
+                good = isinstance(value, Real) and 0 <= value < math.inf
                 if not good or (name == "ratio" and value == 0):
                     raise ValueError(f"TaskWeights: task {task!r} cannot have the {name} {value!r}.")
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.data.table import Kind, Split, Table
+from mtlkit.data.table import SPLITS, Kind, Split, Table
 from mtlkit.models import Recommender
 from mtlkit.parallel import place, share
 
@@ -86,6 +88,9 @@ class Source(Protocol):
     def part(self, name: Split) -> Part:
         """A split to predict."""
 
+    def fingerprint(self) -> str:
+        """What tells these rows from others: a checkpoint keeps it."""
+
 
 class TableSource:
     """A table's rows on one device. An epoch is one random order of all training rows.
@@ -98,11 +103,7 @@ class TableSource:
         self.tasks, self.kinds = table.tasks, table.kinds
         train = table.part("train")
         self.rows = Rows.of(train, model, device)
-        for task, y in train.labels.items():
-            if np.isnan(y).all():
-                raise ValueError(
-                    f"Task {task!r} has no observed label in the train split; drop it or fill it."
-                )
+        check_observed(train)
         self._seed, self._drawn, self._shuffle = None, 0, torch.Generator()
 
     def check(self, model: Recommender) -> None:
@@ -133,6 +134,29 @@ class TableSource:
         table = self.table.part(name)
         rows = Rows.of(table, self.model, self.device)
         return Part(table, lambda size: rows[share(len(rows))].split(size))
+
+    def fingerprint(self) -> str:
+        """A checksum of all inputs, labels and splits."""
+        found = 0
+        for part in (self.table.ids, self.table.dense, self.table.label_matrix(), self.table.split):
+            found = zlib.crc32(np.ascontiguousarray(part), found)
+        return f"{len(self.table)} rows, {found:08x}"
+
+
+def check_counts(who: str, **counts: int | None) -> None:
+    """Refuse what is no whole number of at least 1; None is for the function to know."""
+    for name, value in counts.items():
+        whole = isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+        if value is not None and not whole:
+            raise ValueError(f"{who}: {name} must be a whole number of at least 1, got {value!r}.")
+
+
+def check_observed(table: Table) -> None:
+    """Refuse a task that has no label to learn from."""
+    train = table.split == SPLITS.index("train")
+    for task, y in table.labels.items():
+        if np.isnan(y[train]).all():
+            raise ValueError(f"Task {task!r} has no observed label in the train split; drop it or fill it.")
 
 
 def _check(table: Table, model: Recommender) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,6 +99,11 @@ class Stream:
             raise DataError(f"{self.log.path}: the {name} split is empty.")
         who = gather(torch.from_numpy(np.concatenate(users))).numpy() if schema.user else None
         return Part(_thin(self.encoder, y, who, name), lambda size: self._in_order(own, name, size))
+
+    def fingerprint(self) -> str:
+        """Of the rows of each row group by split, and the sizes of the files."""
+        sizes = [file.stat().st_size for file in self.log.files]
+        return f"{self.counts.sum()} rows, {zlib.crc32(repr((self.counts.tolist(), sizes)).encode()):08x}"
 
     def _share(self, batch_size: int) -> int:
         return max(batch_size // place()[1], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from mtlkit.device import keep_freed_memory, pick_device
 from mtlkit.losses import TaskWeights, task_losses
 from mtlkit.models import Recommender
 from mtlkit.parallel import add_up, average_buffers, gather, place, together
-from mtlkit.rows import Part, Rows, Source, TableSource
+from mtlkit.rows import Part, Rows, Source, TableSource, check_counts
 
 
 @dataclass
@@ -112,12 +113,13 @@ def fit(
     RuntimeError: no such device here.
     """
     counts = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
-    for name, value in (counts | {"checkpoint_steps": checkpoint_steps}).items():
-        if value is not None and value < 1:
-            raise ValueError(f"fit: {name} must be at least 1, got {value!r}.")
+    check_counts("fit", **counts, checkpoint_steps=checkpoint_steps)
+    if not isinstance(table, Table) and not hasattr(table, "epoch"):
+        raise ValueError(f"fit: a Table or a Stream is needed, got a {type(table).__name__}.")
     if schedule not in (None, "one_cycle"):
         raise ValueError(f"fit: schedule must be None or 'one_cycle', got {schedule!r}.")
     where, rank = pick_device(device), place()[0]
+    lr, weight_decay, seed = float(lr), float(weight_decay), int(seed)  # numpy's numbers, too
     keep_freed_memory()
     source = TableSource(table, model, where) if isinstance(table, Table) else table
     source.check(model)
@@ -135,6 +137,7 @@ def fit(
     if checkpoint is not None:
         settings = counts | {"lr": lr, "weight_decay": weight_decay, "schedule": schedule, "seed": seed}
         settings |= {"weights": asdict(weights), "monitor": monitor, "steps": steps, "tasks": source.tasks}
+        settings |= {"model": _digest(model.form()), "data": source.fingerprint()}
         keeper = Checkpoint(checkpoint, checkpoint_steps, settings)
     trainer = _Trainer(model, source, weights, optimizer, cycle, keeper)
     try:
@@ -266,6 +269,10 @@ class _Trainer:
             self.keep()
 
 
+def _digest(form: Mapping[str, object]) -> str:
+    return hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()[:16]
+
+
 def _check_monitor(monitor: str, held_out: Table) -> None:
     """Refuse an unknown or undefined figure before the training, not after its first epoch."""
     figures = {"loss": held_out.tasks}  # figure -> the tasks that it needs
@@ -292,13 +299,17 @@ def _check_finite(losses: Sequence[float], tasks: Sequence[str], epoch: int, lr:
 
 
 def _logits(model: Recommender, batches: Iterable[Rows], where: torch.device) -> Tensor:
+    was_training = model.training
     model.eval()
     parts = [torch.zeros(0, len(model.tasks), device=where)]  # a process may have no rows
-    with torch.inference_mode():
-        for rows in batches:
-            rows = rows.to(where)
-            parts.append(model(rows.ids, rows.dense))
-        return torch.cat(parts)  # (N, T)
+    try:
+        with torch.inference_mode():
+            for rows in batches:
+                rows = rows.to(where)
+                parts.append(model(rows.ids, rows.dense))
+            return torch.cat(parts)  # (N, T)
+    finally:
+        model.train(was_training)
 
 
 def _validation_figures(table: Table, logits: Tensor, losses: Sequence[float]) -> dict[str, float]:
@@ -322,8 +333,10 @@ def predict(
     """Predictions for every row of ``table``, a column per task: probabilities, or values of a regression.
 
     For a ``Part`` all processes call it, predict their share, and have the predictions of all rows.
+    The model moves to the device and keeps its mode, training or evaluation.
     Raises ``ValueError`` where the model cannot read the table, ``RuntimeError`` without such a device.
     """
+    check_counts("predict", batch_size=batch_size)
     where = pick_device(device)
     model.to(where)
     if isinstance(table, Part):

@@ -1,5 +1,6 @@
 """A run that stops anywhere goes on from its checkpoint to the same weights and the same history."""
 
+import numpy as np
 import pytest
 import torch
 from test_training import SIZES, Stop, fit, make_table, weights
@@ -62,9 +63,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(table, tmp_path, run, after):
     if not file.exists():
         assert after < 2
         again = Recommender(table, kind, dropout=0.3, after=10**9)
-    steps = again.body.left
+    steps = again.body._left
     history = fit(again, table, checkpoint=file, **options)
-    assert steps - again.body.left == STEPS * len(history) - after // 2 * 2  # only the rest was done
+    assert steps - again.body._left == STEPS * len(history) - after // 2 * 2  # only the rest was done
     assert torch.equal(weights(whole), weights(again))
     for one, two in zip(whole.buffers(), again.buffers(), strict=True):
         assert torch.equal(one, two)
@@ -107,6 +108,34 @@ def test_a_checkpoint_of_other_settings_is_refused(table, tmp_path, changes):
     with pytest.raises(ValueError, match="belongs to a run with .*; continue with the same settings"):
         fit(model, table, checkpoint=file, **changes)
     assert torch.equal(before, weights(model))
+
+
+def test_a_checkpoint_of_another_model_or_other_data_is_refused(table, tmp_path):
+    file = tmp_path / "run.safetensors"
+    fit(Recommender(table, SharedBottom, **SIZES), table, checkpoint=file)
+    others = {
+        "another model": (Recommender(table, SharedBottom, **SIZES, dropout=0.1), table),
+        "another model.*": (Recommender(table, MMoE), table),
+        "other data": (Recommender(table, SharedBottom, **SIZES), make_table(seed=1)),
+    }
+    for what, (model, rows) in others.items():
+        with pytest.raises(
+            ValueError, match=f"belongs to a run with {what}; continue with the same"
+        ) as caught:
+            fit(model, rows, checkpoint=file)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_takes_numpys_numbers_and_needs_a_folder(table, tmp_path):
+    file, options = tmp_path / "run.safetensors", {"seed": np.int64(3), "lr": np.float32(0.01)}
+    one = fit(
+        Recommender(table, SharedBottom, **SIZES), table, epochs=np.int64(2), checkpoint=file, **options
+    )
+    again = fit(Recommender(table, SharedBottom, **SIZES), table, epochs=2, checkpoint=file, **options)
+    assert one.equals(again)
+    for wrong in (tmp_path, tmp_path / "none/run.safetensors"):
+        with pytest.raises(ValueError, match="cannot be written: give a file in a folder that exists"):
+            fit(Recommender(table, SharedBottom, **SIZES), table, checkpoint=wrong)
 
 
 @pytest.mark.parametrize("keep", [0, 100, -1])

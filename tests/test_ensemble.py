@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,64 @@ def test_runs_that_do_not_fit_on_top_of_each_other_are_refused(tables):
     shorter = [*tables[:2], data.relatedness(0.5, rows=1000, dim=20)]
     with pytest.raises(ValueError, match="splits have different lengths"):
         fit_many(models, shorter)
-    other = Recommender(tables[0], MMoE, experts=3, expert=[16], tower=[8])
-    with pytest.raises(ValueError, match="one class and size"):
-        fit_many([models[0], models[1], other], tables)
+
+
+OTHERS = {  # the third run's model, its table, and what is said
+    "size": (lambda t: Recommender(t, MMoE, experts=3), None, "differ in body.experts.experts .8 and 3."),
+    "class": (lambda t: Recommender(t, OMoE), None, "differ in body .'MMoE' and 'OMoE'."),
+    "option": (lambda t: Recommender(t, MMoE, dropout=0.5), None, "differ in dropout.p .0.0 and 0.5."),
+    "frozen": (
+        lambda t: Recommender(t, MMoE).requires_grad_(False),
+        None,
+        "has body.* frozen; use training.fit",
+    ),
+    "task": (None, lambda t: t.select(t.tasks[::-1]), "differ in tasks"),
+    "kinds": (None, lambda t: replace(t, kinds=dict.fromkeys(t.tasks, "binary")), "differ in kinds"),
+    "no label": (None, lambda t: without(t, 0), "has no observed label in the train split"),
+    "another length": (None, lambda t: t.rows(np.arange(len(t)) > 9), "splits have different lengths"),
+}
+
+
+def without(table, split):
+    """The table, and the first task has no label there."""
+    task = table.tasks[0]
+    y = np.where(table.split == split, np.nan, table.labels[task])
+    return replace(table, labels={**table.labels, task: y})
+
+
+@pytest.mark.parametrize("fault", OTHERS)
+@pytest.mark.parametrize("chunk", [1, 50])
+def test_only_weights_and_rows_may_differ(tables, fault, chunk):
+    build, spoil, said = OTHERS[fault]
+    third = spoil(tables[2]) if spoil else tables[2]
+    models = [Recommender(t, MMoE) for t in tables[:2]] + [(build or (lambda t: Recommender(t, MMoE)))(third)]
+    with pytest.raises(ValueError, match=said) as caught:
+        fit_many(models, [*tables[:2], third], epochs=1, chunk=chunk, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_cannot_be(tables):
+    models = [Recommender(t, MMoE) for t in tables]
+    for options, said in (
+        ({"epochs": 0}, "epochs must be a whole number"),
+        ({"chunk": 0}, "chunk must be a whole number"),
+        ({"lr": -1.0}, "lr must be a number of at least 0"),
+        ({"lr": float("nan")}, "lr must be a number"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fit_many(models, tables, **options)
+    with pytest.raises(ValueError, match="one model stands for two runs"):
+        fit_many(models[:1] * 2, tables[:2])
+    with pytest.raises(ValueError, match="no models"):
+        fit_many([], [])
+
+
+def test_a_task_without_held_out_labels_has_no_loss_there(tables):
+    bare = [without(t, 1) for t in tables[:2]]
+    history = fit_many(
+        [Recommender(t, MMoE) for t in bare], bare, epochs=1, lr=np.float32(1e-3), progress=False
+    )
+    alone = training.fit(Recommender(bare[0], MMoE), bare[0], epochs=1, seed=0, patience=None, progress=False)
+    column = f"validation/loss/{bare[0].tasks[0]}"
+    assert history[column].isna().all() and alone[column].isna().all()
+    assert history["validation/loss"][0] == pytest.approx(alone["validation/loss"][0], rel=1e-5)

@@ -404,7 +404,7 @@ def test_a_recommender_takes_the_categories_of_its_table():
         ),
         (lambda: HoME(D, 2, [0, 1], loras=3), "loras=3.* width 8.* divide the width"),
         (lambda: HoME(D, 2, [0, 1], loras=0), "at least 1"),
-        (lambda: HoME(D, 2, [0, 1], rank=0), "rank of at least 1"),
+        (lambda: HoME(D, 2, [0, 1], rank=0), "rank of at least 1, such as rank=4"),
         (lambda: HoME(D, 2, [0, 1])(torch.zeros(4, D + 1)), r"\(4, 9\)"),
         (lambda: HoME(D, 2, [0, 1], feature_gates=(False, False))(torch.zeros(4, D + 1)), r"\(4, 9\)"),
     ],

@@ -188,6 +188,20 @@ def test_categories_and_their_experts_have_names(x):
     assert (no_mask.experts["owner"] == "shared").all()
 
 
+def test_a_self_gate_adds_whatever_its_experts_are_called(x):
+    for mask in (True, False):
+        report = examine(models.HoME(6, 3, ["a", "b", "a"], mask=mask), x, tasks=TASKS)
+        assert (report.gates["added"] > 0).all()  # the shared gate's, too
+
+
+def test_the_readers_of_an_ml_mmoe_are_no_tasks(x):
+    for experts in (3, 4, 5):
+        report = examine(models.MLMMoE(6, 3, experts=experts), x, tasks=["one", "two", "three"])
+        readers = [f"reader {r}" for r in range(1, experts + 1)]
+        assert report.gates.loc[1].index.tolist() == readers
+        assert report.gates.loc[2].index.tolist() == ["one", "two", "three"]
+
+
 def test_a_recommender_is_examined_on_any_number_of_rows_and_stays_as_it_was():
     table = short_video(3000, users=50, videos=40)
     inputs = torch.from_numpy(table.ids).long(), torch.from_numpy(table.dense)

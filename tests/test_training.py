@@ -225,12 +225,12 @@ class Stop(nn.Module):
 
     def __init__(self, in_width, tasks, after, error=KeyboardInterrupt):
         super().__init__()
-        self.body, self.left, self.error = SharedBottom(in_width, tasks, **SIZES), after, error
+        self.body, self._left, self.error = SharedBottom(in_width, tasks, **SIZES), after, error
 
     def forward(self, x):
         if self.training:
-            self.left -= 1
-            if self.left < 0:
+            self._left -= 1
+            if self._left < 0:
                 raise self.error
         return self.body(x)
 
@@ -444,9 +444,11 @@ def test_predict_refuses_the_same_tables(model, table, fault):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"patience": 0}, "patience must be at least 1"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"patience": 0}, "patience must be a whole number"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
+        ({"checkpoint_steps": True}, "checkpoint_steps must be a whole number"),
         ({"schedule": "cosine"}, "schedule must be None or 'one_cycle', got 'cosine'"),
         (
             {"monitor": "auc/follow"},

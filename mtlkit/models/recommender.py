@@ -58,6 +58,18 @@ class Recommender(nn.Module):
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
         return self.body(self.dropout(self.encoder(ids, dense)))  # (B, T)
 
+    def form(self) -> dict[str, object]:
+        """All but the weights that makes two models compute alike, by place: classes, options, shapes."""
+        found: dict[str, object] = {}
+        for place, part in self.named_modules():
+            found[place] = type(part).__qualname__
+            for name, value in vars(part).items():
+                if not name.startswith("_") and name != "training":
+                    found[f"{place}.{name}".lstrip(".")] = getattr(value, "__qualname__", value)
+        kept = self.state_dict()
+        found |= {name: (*p.shape, p.requires_grad) for name, p in self.named_parameters()}
+        return found | {name: b.tolist() for name, b in self.named_buffers() if name not in kept}
+
     def penalty(self) -> Tensor:
         """What training adds to the loss, a scalar: ``penalty()`` of the model, 0 where it has none."""
         if hasattr(self.body, "penalty"):
