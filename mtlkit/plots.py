@@ -23,9 +23,26 @@ def new_axes(width: float = 6.0, height: float = 3.6) -> Axes:
     return ax
 
 
-def _name_columns(ax: Axes, names: Sequence[object]) -> None:
-    """Names below the columns 0, 1, ...; slanted where they would run into each other."""
-    inches = (ax.figure.get_size_inches()[0] - 1.4) / len(names)  # 1.4 for what stands left of the axes
+def style(i: int) -> dict[str, str]:
+    """Colour and marker of line ``i``; no two of 49 lines have both in common."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+    }
+
+
+def _legend(ax: Axes) -> None:
+    """Names of the lines: inside where they are few, else beside the axes, where they hide nothing."""
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 8}
+    ax.legend(frameon=False, **(beside if len(ax.get_legend_handles_labels()[1]) > 6 else {}))
+
+
+def _name_columns(ax: Axes, names: Sequence[object], left: float = 1.4) -> None:
+    """Names below the columns 0, 1, ...; slanted where they would run into each other.
+
+    ``left``: inches for what stands left of the axes.
+    """
+    inches = (ax.figure.get_size_inches()[0] - left) / len(names)
     slanted = max(len(str(name)) for name in names) > 8 * inches
     ax.set_xticks(range(len(names)), names)
     if slanted:
@@ -76,15 +93,12 @@ def loss_curves(frame: pd.DataFrame, group: str, y: str, ax: Axes | None = None)
     for i, (name, part) in enumerate(frame.groupby(group, sort=False)):
         by_step = part.groupby("step")[y]
         mean, error = by_step.mean(), by_step.sem().fillna(0.0)
-        colour = COLOURS[i % len(COLOURS)]
-        marks = max(len(mean) // 8, 1)
-        ax.plot(
-            mean.index, mean, color=colour, marker=MARKERS[i % 7], markevery=marks, label=f"{group} {name}"
-        )
-        ax.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+        marks, look = max(len(mean) // 8, 1), style(i)
+        ax.plot(mean.index, mean, **look, markevery=marks, label=f"{group} {name}")
+        ax.fill_between(mean.index, mean - error, mean + error, color=look["color"], alpha=0.2, linewidth=0)
     ax.set_xlabel("training steps")
     ax.set_ylabel(y)
-    ax.legend(frameon=False)
+    _legend(ax)
     return ax
 
 
@@ -130,14 +144,15 @@ def expert_use(
     Source: MMoE paper (Ma et al., KDD 2018) Fig. 6, as a table.
     """
     mean = np.asarray(mean)
-    ax = ax or new_axes(0.6 * mean.shape[1] + 1.4, 0.5 * mean.shape[0] + 1.0)
+    left = max(1.4, 0.5 + 0.1 * max(len(str(gate)) for gate in gates))  # the gates' names
+    ax = ax or new_axes(0.6 * mean.shape[1] + left, 0.5 * mean.shape[0] + 1.0)
     top = max(mean.max(), 2 / mean.shape[1])  # equal shares look pale, whatever the number of experts
     ax.imshow(mean, cmap="Blues", vmin=0, vmax=top)
     for i, j in np.ndindex(mean.shape):
         colour = "white" if mean[i, j] > 0.6 * top else "black"
         ax.text(j, i, f"{mean[i, j]:.2f}", ha="center", va="center", fontsize=8, color=colour)
     experts = list(range(mean.shape[1]) if experts is None else experts)
-    _name_columns(ax, experts)
+    _name_columns(ax, experts, left)
     ax.set_xlabel("expert")
     ax.set_yticks(range(len(gates)), gates)
     ax.tick_params(length=0)
@@ -162,10 +177,11 @@ def expert_bars(
             0.9 * width,
             yerr=sd[:, e],
             color=COLOURS[e % 7],
+            hatch="/" * 3 if e >= 7 else None,  # the colours begin again
             ecolor="0.3",
             label=name,
         )
-    ax.set_xticks(place, gates)
+    _name_columns(ax, gates, left=2.6)  # the legend, too
     ax.set_ylim(0, 1)
     ax.set_ylabel("gate weight, mean and sd")
     ax.legend(frameon=False, title="expert", loc="center left", bbox_to_anchor=(1, 0.5))
@@ -229,8 +245,7 @@ def seesaw(gains: pd.DataFrame, metric: str = "AUC", ax: Axes | None = None) -> 
     for i, model in enumerate(models):
         part = gains.loc[model].reindex(tasks)
         place = np.arange(len(tasks)) + 0.5 * ((i + 0.5) / len(models) - 0.5)
-        style = {"fmt": MARKERS[i % 7], "color": COLOURS[i % 7], "capsize": 3}
-        ax.errorbar(place, part["gain"], yerr=part["ci95"], label=model, **style)
+        ax.errorbar(place, part["gain"], yerr=part["ci95"], label=model, **style(i), ls="", capsize=3)
     ax.axhline(0, color="0.6", linestyle=":")
     _name_columns(ax, tasks)
     ax.set_ylabel(f"{metric} gain over single tasks")
@@ -247,14 +262,12 @@ def loss_over_correlation(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for i, (name, part) in enumerate(frame.groupby("model", sort=False)):
         by_p = part.groupby("p")["loss"]
         mean, error = by_p.mean(), by_p.sem().fillna(0.0)
-        ax.errorbar(
-            mean.index, mean, yerr=error, color=COLOURS[i % 7], marker=MARKERS[i % 7], capsize=3, label=name
-        )
+        ax.errorbar(mean.index, mean, yerr=error, **style(i), capsize=3, label=name)
     ax.set_xticks(sorted(frame["p"].unique()))
     ax.set_ylim(bottom=0)
     ax.set_xlabel("cosine of the task weights (the knob)")
     ax.set_ylabel("final loss, mean of both tasks")
-    ax.legend(frameon=False)
+    _legend(ax)
     return ax
 
 
@@ -268,8 +281,9 @@ def spread(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = frame.pivot(index="run", columns="model", values="loss")[list(frame["model"].unique())]
     ax.plot(range(table.shape[1]), table.T, color="0.8", linewidth=0.8, zorder=1)
     for i, name in enumerate(table):
-        ax.plot([i] * len(table), table[name], MARKERS[i % 7], color=COLOURS[i % 7], alpha=0.7)
-        ax.hlines(table[name].mean(), i - 0.15, i + 0.15, color=COLOURS[i % 7])
+        look = style(i)
+        ax.plot([i] * len(table), table[name], **look, ls="", alpha=0.7)
+        ax.hlines(table[name].mean(), i - 0.15, i + 0.15, color=look["color"])
     _name_columns(ax, table.columns)
     ax.set_ylim(bottom=0)
     ax.set_ylabel("final loss, mean of both tasks")

@@ -23,6 +23,15 @@ def test_gate_weights_are_those_that_the_model_used():
     assert not any(part._forward_hooks for part in model.modules())
 
 
+def test_looking_at_gates_moves_no_average_and_keeps_every_mode():
+    model = models.MMoE(6, 2, experts=3, expert_norm=True).train()
+    model.towers.eval()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    diagnosis.gate_weights(model, torch.randn(50, 6))
+    assert model.training and model.experts.training and not model.towers.training
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
 def test_a_model_without_gates_has_none_and_a_failing_one_keeps_no_hook():
     assert diagnosis.gate_weights(models.SharedBottom(6, 2, bottom=[4]), torch.randn(3, 6)) == {}
     model = models.OMoE(6, tasks=2, experts=3, expert=[4])

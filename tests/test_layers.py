@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -313,6 +314,11 @@ def test_encoder_without_fields_or_without_dense_features():
 
 def test_encoder_trains_only_the_rows_it_read():
     encoder = FeatureEncoder((3, 3), embedding=2)
+    for ids, dense in (((5, 1), (5, 0)), ((5, 2), (5, 1)), ((5,), (5, 0))):
+        with pytest.raises(ValueError, match=r"must be \(B, 2\) and \(B, 0\)"):
+            encoder(torch.zeros(ids, dtype=torch.long), torch.zeros(dense))
+    with pytest.raises(ValueError, match="takes tensors: torch.from_numpy"):
+        encoder(np.zeros((5, 2), dtype=np.int64), np.zeros((5, 0)))
     encoder(torch.tensor([[0, 2]]), torch.zeros(1, 0)).sum().backward()
     touched = encoder.table.weight.grad.abs().sum(1) > 0
     assert touched.tolist() == [True, False, False, False, False, True]

@@ -99,6 +99,16 @@ def test_fit_refuses_an_unknown_task_before_it_trains(table):
     assert torch.equal(flat(model), before)
 
 
+def test_kinds_and_shapes_that_do_not_fit_are_refused():
+    logits = torch.zeros(4, 2)
+    for kinds in ({"a": "binary", "b": "binary"}, "binary", ["Binary"] * 2, ["binary"]):
+        with pytest.raises(ValueError, match="must name 'binary' or 'regression' for each of 2 tasks"):
+            task_losses(logits, logits, kinds)
+    for labels in (logits[:, :1], logits[:, 0], logits.T):
+        with pytest.raises(ValueError, match=r"must both be \(B, T\)"):
+            task_losses(logits, labels, ("binary", "regression"))
+
+
 # --- PLE paper Eq. 1 --------------------------------------------------------------------------------
 
 GUESS = pd.DataFrame({"view": [0.5, 0.8, 0.0], "share": [0.1, 0.01, 0.2], "length": [-1.0, 2.0, 3.0]})
@@ -126,6 +136,9 @@ def test_product_and_sum_can_disagree():
     [
         (lambda: ranking.weighted_sum(GUESS, {"like": 1.0}), "No predictions of task 'like'; there are view"),
         (lambda: ranking.weighted_product(GUESS, {}), "at least one task"),
+        (lambda: ranking.weighted_product(GUESS, {"view": -1.0}), "'view' predicts 0, which has no power"),
+        (lambda: ranking.weighted_sum(GUESS.replace(0.8, np.nan), {"view": 1.0}), "1 of 3 rows have a"),
+        (lambda: ranking.weighted_product(GUESS.replace(0.8, np.nan), {"view": 1.0}), "cannot be ranked"),
         (lambda: ranking.weighted_sum(GUESS, {"view": float("inf")}), "finite"),
         (
             lambda: ranking.weighted_product(GUESS, {"view": 1, "length": 1}),

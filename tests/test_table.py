@@ -9,7 +9,7 @@ import torch
 from test_training import NAN, fit, make_table
 
 from mtlkit import training
-from mtlkit.models import MMoE, Recommender
+from mtlkit.models import MMoE, Recommender, SharedBottom
 
 TABLE = make_table()
 
@@ -107,6 +107,10 @@ def test_what_cannot_be_trained_or_read_gets_one_sentence():
         fit(model, pd.DataFrame())
     with pytest.raises(ValueError, match="give the class MMoE and its sizes, not a model"):
         Recommender(table, MMoE(8, 3))
+    with pytest.raises(ValueError, match="MMoE cannot be built with these sizes: .*int"):
+        Recommender(table, MMoE, expert=16)
+    with pytest.raises(ValueError, match="SharedBottom cannot be built with these sizes: .*'bottom'"):
+        Recommender(table, SharedBottom)
     with pytest.raises(ValueError, match="neither fields nor dense features"):
         Recommender(
             replace(

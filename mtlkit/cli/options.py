@@ -6,8 +6,6 @@ import ast
 import inspect
 from collections.abc import Callable, Sequence
 
-from torch import nn
-
 from mtlkit import data, models
 
 MODELS = {
@@ -111,11 +109,3 @@ def _fits(value: object, annotation: str, kind: str) -> bool:
 
 def _depth(value: object) -> int:
     return 1 + (_depth(value[0]) if value else 0) if isinstance(value, list) else 0
-
-
-def build(kind: type[nn.Module], make: Callable[[], nn.Module]) -> nn.Module:
-    """``make()``; a value of the wrong type is one sentence, not a line of the layers."""
-    try:
-        return make()
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__} cannot be built with these sizes ({error}).") from error

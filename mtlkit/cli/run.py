@@ -14,7 +14,7 @@ import torch
 
 import mtlkit
 from mtlkit.checkpoint import read, write
-from mtlkit.cli.options import MODELS, build
+from mtlkit.cli.options import MODELS
 from mtlkit.data.table import Table
 from mtlkit.models import Recommender, count_parameters
 
@@ -130,7 +130,7 @@ class Run:
         """The model with its starting weights."""
         config, frame = self.config, self.frame()
         kind, seed = MODELS[config["model"]], config["training"]["seed"]
-        return build(kind, lambda: Recommender(frame, kind, seed=seed, **config["inputs"], **config["sizes"]))
+        return Recommender(frame, kind, seed=seed, **config["inputs"], **config["sizes"])
 
     def model(self) -> Recommender:
         """The trained model."""

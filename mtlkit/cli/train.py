@@ -128,15 +128,14 @@ def curves(history: pd.DataFrame, run: Run) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from mtlkit.plots import COLOURS, MARKERS, new_axes
+    from mtlkit.plots import new_axes, style
 
     tasks = [name.removeprefix("train/loss/") for name in history if name.startswith("train/loss/")]
     ax = new_axes()
     for i, task in enumerate(tasks):
-        colour = COLOURS[i % len(COLOURS)]
-        ax.plot(history["epoch"], history[f"train/loss/{task}"], ":", color=colour)
-        style = {"color": colour, "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], "markersize": 4}
-        ax.plot(history["epoch"], history[f"validation/loss/{task}"], label=task, **style)
+        look = style(i)
+        ax.plot(history["epoch"], history[f"train/loss/{task}"], ":", color=look["color"])
+        ax.plot(history["epoch"], history[f"validation/loss/{task}"], label=task, **look, markersize=4)
     ax.axvline(history.attrs["best_epoch"], color="0.8", zorder=0)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("epoch (grey: the best one)")

@@ -18,6 +18,7 @@ class Recommender(nn.Module):
     module (B, D) -> (B, T)). Field sizes and the number of tasks come from ``table``; the task names are
     kept in ``tasks``, so that a label can never meet another task's logit. A model that groups the tasks
     (HoME) takes ``table.categories``, unless ``groups`` is given.
+    Sizes that ``model`` does not take are a ``ValueError``.
     A table is only read where its tasks with their kinds, fields and dense features are those of ``table``.
     ``seed`` fixes the starting weights and leaves torch's own generator as it was.
     ``dropout`` is the share of the encoder's outputs that a training step sets to 0 (the others grow by
@@ -53,7 +54,11 @@ class Recommender(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = FeatureEncoder(table.cardinalities, table.dense.shape[1], embedding, copies)
-            self.body = model(self.encoder.out_width, len(self.tasks), **sizes)
+            try:
+                self.body = model(self.encoder.out_width, len(self.tasks), **sizes)
+            except TypeError as error:  # such as a number where a list of widths is meant
+                name = getattr(model, "__name__", "the model")
+                raise ValueError(f"{name} cannot be built with these sizes: {error}.") from error
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
         return self.body(self.dropout(self.encoder(ids, dense)))  # (B, T)
