@@ -123,14 +123,24 @@ def transfer(
     (seeds with a gain) and seeds. A gain below 0 is negative transfer; ``seesaw`` counts it where the
     interval does not hold 0.
     Source: MTL gain, PLE paper (Tang et al., RecSys 2020) Eq. 11.
-    Raises ``ValueError`` without the baseline, and where a run misses its pair or stands there twice.
+    Raises ``ValueError`` without the baseline, another model or the metric, and where a run misses its pair
+    or stands there twice.
     """
     if baseline not in set(runs["model"]):
         raise ValueError(
             f"No runs of the baseline {baseline!r}; there are {', '.join(runs['model'].unique())}."
         )
+    if metric not in runs:
+        raise ValueError(f"The runs have no column {metric!r}; there are {', '.join(runs)}.")
+    if (twice := runs.duplicated(["model", "seed", "task"])).any():
+        model, seed = runs[twice].iloc[0][["model", "seed"]]
+        raise ValueError(f"The run of {model!r} with seed {seed} stands there twice.")
+    if runs["model"].nunique() < 2:
+        raise ValueError(f"There are runs of {baseline!r} only; nothing can be compared with them.")
     lines = []
     for task, part in runs.groupby("task", sort=False):
+        if baseline not in set(part["model"]):
+            raise ValueError(f"Task {task!r} has no run of the baseline {baseline!r}.")
         table = part.pivot(index="seed", columns="model", values=metric)[list(part["model"].unique())]
         if table.isna().to_numpy().any():
             model = table.columns[table.isna().any()][0]

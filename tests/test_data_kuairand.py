@@ -287,7 +287,11 @@ def test_past_refuses_what_would_leak_or_overflow():
         past(one, one, one[:, None], one + 1)
     with pytest.raises(OverflowError, match="number the entities from 0 on"):
         past(one * 2**40, np.array([0, 2**40]), one[:, None])
-    assert past(one[:0], one[:0], np.zeros((0, 2)))[1].shape == (0, 2)
+    with pytest.raises(ValueError, match="must have one length"):
+        past(one, one, np.ones((3, 1), dtype=np.int64))
+    with pytest.raises(ValueError, match="outcomes must be whole numbers, got float64"):
+        past(one, one, np.full((2, 1), 0.5))
+    assert past(one[:0], one[:0], np.zeros((0, 2), dtype=np.int64))[1].shape == (0, 2)
 
 
 @pytest.mark.parametrize("history", ["split", "row"])

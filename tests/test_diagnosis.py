@@ -148,8 +148,14 @@ def test_runs_that_cannot_be_paired_are_refused(runs):
         diagnosis.transfer(runs, baseline="OMoE")
     with pytest.raises(ValueError, match="'like'.*no auc of 'PLE'"):
         diagnosis.transfer(runs[~((runs["model"] == "PLE") & (runs["seed"] == 1))])
-    with pytest.raises(ValueError, match="duplicate"):
+    with pytest.raises(ValueError, match="run of 'SingleTask' with seed 0 stands there twice"):
         diagnosis.transfer(pd.concat([runs, runs]))
+    with pytest.raises(ValueError, match="no column 'gauc'; there are model, seed, task, auc"):
+        diagnosis.transfer(runs, "gauc")
+    with pytest.raises(ValueError, match="runs of 'SingleTask' only"):
+        diagnosis.transfer(runs[runs["model"] == "SingleTask"])
+    with pytest.raises(ValueError, match="Task 'like' has no run of the baseline"):
+        diagnosis.transfer(runs[(runs["model"] != "SingleTask") | (runs["task"] != "like")])
 
 
 # --- figures ----------------------------------------------------------------------------------------

@@ -93,6 +93,14 @@ def test_what_is_no_table_gets_one_sentence(fault):
     assert "\n" not in str(caught.value)
 
 
+def test_a_table_says_what_it_holds():
+    said = "2 fields, 2 dense features; tasks like, share, minutes"
+    assert repr(TABLE) == f"Table(240 rows (120 train, 60 validation, 60 test); {said})"
+    assert TABLE == TABLE and TABLE != replace(TABLE) and {TABLE: 1}[TABLE] == 1
+    with pytest.raises(ValueError, match="a task is named twice in like, like"):
+        TABLE.select(("like", "like"))
+
+
 def test_numbers_beyond_float32_are_infinite():
     dense = TABLE.dense.astype(np.float64)
     dense[3, 1] = 1e300

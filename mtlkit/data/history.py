@@ -24,9 +24,13 @@ def past(
     -------
     count (N,) int64 and sums (N, K) int64.
 
-    Raises ``ValueError`` where ``asked`` lies after a row's time, and ``OverflowError`` where entities times
-    the span of the times do not fit into 63 bits.
+    Raises ``ValueError`` for other lengths or types and where ``asked`` lies after a row's time, and
+    ``OverflowError`` where entities times the span of the times do not fit into 63 bits.
     """
+    if not len(entity) == len(time) == len(outcomes) == len(time if asked is None else asked):
+        raise ValueError("past: entity, time, outcomes and asked must have one length.")
+    if outcomes.dtype.kind not in "biu":
+        raise ValueError(f"past: outcomes must be whole numbers, got {outcomes.dtype}.")
     if not len(time):
         return np.zeros(0, dtype=np.int64), np.zeros(outcomes.shape, dtype=np.int64)
     begin = int(time.min())

@@ -14,7 +14,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Kind = Literal["binary", "regression"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth, and a notebook need not see them
 class Table:
     """Rows of a log: categorical ids, dense features, labels by task name, user, split.
 
@@ -107,6 +107,13 @@ class Table:
     def __len__(self) -> int:
         return len(self.split)
 
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{(self.split == i).sum():,} {name}" for i, name in enumerate(SPLITS))
+        return (
+            f"Table({len(self):,} rows ({splits}); {len(self.fields)} fields, {len(self.dense_names)} dense "
+            f"features; tasks {', '.join(self.tasks)})"
+        )
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """Task names, in the order of the columns of every model's output."""
@@ -140,6 +147,8 @@ class Table:
         missing = [task for task in tasks if task not in self.labels]
         if missing:
             raise ValueError(f"Unknown task {missing[0]!r}; this table has {', '.join(self.tasks)}.")
+        if len(set(tasks)) < len(tasks):
+            raise ValueError(f"Table: a task is named twice in {', '.join(tasks)}.")
         return replace(
             self,
             labels={task: self.labels[task] for task in tasks},
