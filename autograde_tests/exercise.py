@@ -12,7 +12,7 @@ Plain = Mapping[str, object]  # argument name -> numpy array, number, string or 
 
 ONE_ROW_ONE_TASK = {
     "random sizes": {},
-    "more rows": {"B": 24},
+    "more rows": {"B": 24, "T": 3},  # of two tasks, the next one and the one before are the same
     "a batch of one": {"B": 1},
     "one task": {"T": 1},
 }
@@ -62,6 +62,7 @@ class Exercise:
     may_use: names of mtlkit that an answer may call; everything else in mtlkit is delegation.
     rule: for an answer that is the student's own: takes what it returned, by name, and gives the sentence
     that says what is wrong (one of ``mistakes``; more lines may follow), or "". Nothing is compared then.
+    seen: for such an answer, the line that a green check adds: what the rule took for what.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Exercise:
     grads: Sequence[str] = ()
     may_use: Sequence[str] = ()
     rule: Callable[[Mapping[str, np.ndarray]], str] | None = None
+    seen: Callable[[Mapping[str, np.ndarray]], str] | None = None
     real_valued: bool = True  # False where inputs are ids, users or answers: no float64 or strided variant
 
     def trials(self, seed: int = 0) -> list[Trial]:
@@ -103,6 +105,26 @@ class Exercise:
                 for name, tensor in names.items()
             }
         return Trial(what, drawn.inputs, self.grads, drawn.build, state)
+
+
+def wrong_towers(model: Callable, towers: Callable, vector: str) -> dict[str, Callable]:
+    """Mistakes of a model's last step, where tower t should read row t of z (B, T, H).
+
+    towers(self, z) -> (B, T) is the right step; model(towers) is the answer that has it; vector: what a
+    tower reads, in words.
+    """
+    ask = f"Which {vector} belongs to tower t?"
+    return {
+        f"each tower reads the {vector} of the next task. {ask}": model(
+            lambda self, z: towers(self, z.roll(-1, dims=1))
+        ),
+        f"each tower reads the {vector} of the task before. {ask}": model(
+            lambda self, z: towers(self, z.roll(1, dims=1))
+        ),
+        "the first tower answers for every task. Which tower belongs to task t?": model(
+            lambda self, z: self.towers[0](z)[..., 0]
+        ),
+    }
 
 
 def prediction(

@@ -150,6 +150,7 @@ def load(module: nn.Module, state: dict[str, np.ndarray]) -> None:
     of width 1 and one layer of width T hold the same numbers.
     """
     own, given = _grouped(module.state_dict(keep_vars=True)), _grouped(state)
+    seen = {part for part, _ in own}
     for (part, kind), arrays in given.items():
         if not hasattr(module, part):
             raise Wrong("parts", f"there is no self.{part}; keep the names of the parts that the text gives")
@@ -157,8 +158,13 @@ def load(module: nn.Module, state: dict[str, np.ndarray]) -> None:
         flat = np.concatenate([np.asarray(a).reshape(-1) for a in arrays])
         if sum(t.numel() for t in mine) != flat.size:
             have = sum(t.numel() for t in mine)
-            seen = any(name == part for name, _ in own) or mine
-            hint = _sizes(mine) if seen else "; is it a plain list? Then torch does not see its layers"
+            if kind == "bias" and not mine and part in seen:
+                raise Wrong(
+                    "parts", f"self.{part} has no bias. What does `nn.Linear` hold beside its weight?"
+                )
+            hint = (
+                _sizes(mine) if part in seen else "; is it a plain list? Then torch does not see its layers"
+            )
             raise Wrong(
                 "parts",
                 f"self.{part} should hold {flat.size} numbers as {kind}{_sizes(arrays)}, "

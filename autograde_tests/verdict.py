@@ -76,7 +76,8 @@ def judge(
         "values and gradients" if any(k.startswith("grad") for e in expected for k in e.arrays) else "values"
     )
     right = "it is one" if exercise.rule else f"{checked} are right"
-    return Verdict(True, say("✓", f"{exercise.title}: {right}", f"checked: {', '.join(passed)}"))
+    seen = [exercise.seen(replies[0].arrays)] if exercise.seen else []
+    return Verdict(True, say("✓", f"{exercise.title}: {right}", *seen, f"checked: {', '.join(passed)}"))
 
 
 def _replies(
@@ -101,9 +102,10 @@ def _mistake(
     """The mistake with the same numbers in every trial; else the only one that fits two wrong ones.
 
     One trial alone does not tell, unless the answer stopped in all others: the plain numbers of a worked
-    example fit several mistakes.
+    example fit several mistakes. Nor do two that do not tell (see ``_tells``), where there are others.
     """
     here = []
+    tells = [_tells(trial, right) for trial, right in zip(trials, expected, strict=True)]
     for sentence, wrong in exercise.mistakes.items():
         at_first = _replies(exercise, wrong, trials[first : first + 1], device, known)[0]
         if not _same(replies[first], at_first, trials[first], device):
@@ -115,9 +117,20 @@ def _mistake(
             return sentence
         wrong_too = [not _same(a, b, t, device) for a, b, t in zip(theirs, expected, trials, strict=False)]
         stopped = all(a or reply.failure for a, reply in zip(alike, replies, strict=False))
-        if stopped or sum(a and b for a, b in zip(alike, wrong_too, strict=False)) > 1:
+        fits = [a and b for a, b in zip(alike, wrong_too, strict=False)]
+        telling = sum(a and b for a, b in zip(fits, tells, strict=False))
+        if stopped or (sum(fits) > 1 and telling >= min(2, sum(tells))):
             here.append(sentence)
     return here[0] if len(here) == 1 else ""
+
+
+def _tells(trial: Trial, right: Reply) -> bool:
+    """Whether the sizes can tell mistakes apart: with one user, task or expert many answers are the same."""
+    build = list((trial.build or {}).values())
+    results = [array for name, array in right.arrays.items() if not name.startswith("grad")]
+    values = [*trial.inputs.values(), *build, *results]
+    shapes = [v.shape if isinstance(v, np.ndarray) else (len(v),) for v in values if hasattr(v, "__len__")]
+    return 1 not in [*build, *(size for shape in shapes for size in shape)]
 
 
 def _difference(
@@ -133,7 +146,9 @@ def _difference(
         if "leaf Variable that requires grad" in reply.text:
             return f"an input is changed in place by your code; work on a copy.\n{reply.text}"
         hint = "\nnumpy cuts the gradients off: use torch's functions." if "numpy()" in reply.text else ""
-        if trial.dtype != "float32" and re.search("dtype|Double|Float|double|float", reply.text):
+        if "[ModuleList]" in reply.text:
+            hint = "\nA ModuleList is a list of layers: loop over it."
+        elif trial.dtype != "float32" and re.search("dtype|Double|Float|double|float", reply.text):
             hint = f"\nThe inputs are {trial.dtype} here. Make new tensors like them: `x.new_zeros(...)`."
         return f"your code stopped with an error:\n{reply.text}{hint}"
     if reply.failure:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,6 +185,35 @@ def test_calling_a_container_is_a_crash_and_not_a_blank_answer():
     assert "not attempted" not in message and "ModuleList" in message and "self.tables(ids)" in message
 
 
+def test_layers_without_a_bias_are_not_taken_for_a_plain_list():
+    """The towers of 2.4 are trained and seen, only their biases are missing."""
+
+    class Biasless(exercise("2.4").reference):
+        def __init__(self, D, H, E, T):
+            super().__init__(D, H, E, T)
+            self.towers = nn.ModuleList(nn.Linear(H, 1, bias=False) for _ in range(T))
+
+    class Listed(exercise("2.4").reference):
+        def __init__(self, D, H, E, T):
+            super().__init__(D, H, E, T)
+            del self.towers
+            self.towers = [nn.Linear(H, 1) for _ in range(T)]
+
+    assert "self.towers has no bias" in _said("2.4", Biasless)
+    assert "plain Python list" in _said("2.4", Listed)
+
+
+def test_a_forgotten_shared_gate_is_named_whatever_the_forward_does():
+    class Forgotten(exercise("3.5").reference):
+        def __init__(self, D, H, experts):
+            super().__init__(D, H, experts)
+            self.first = models.cgc.Level(
+                D, experts, [H], models.cgc.own_and_shared(experts, len(experts) - 1)
+            )
+
+    assert "the first level has no shared gate" in autograde_tests.verdict("3.5", Forgotten).mistake
+
+
 def test_a_renamed_part_is_not_taken_for_a_hidden_one():
     class Renamed(nn.Module):
         def __init__(self, D, H, T):
@@ -285,6 +315,34 @@ def test_a_worked_examples_chance_is_no_name():
         return right | {"entropy": -torch.xlogy(weights, weights).sum(1).mean(0)}
 
     assert autograde_tests.verdict("2.5", over_tasks).mistake == ""
+
+
+@pytest.mark.parametrize(
+    "exercise_id, unlisted, near",
+    [
+        ("3.3", "that a task sees are added up", "softmax runs over the batch"),
+        ("4.1", "zeros are divided by the number of users", "a share of users"),
+        ("4.6", "the own part is added twice", "2 sigmoid"),
+        ("2.4", "mixture of the next task", "reverse order"),
+    ],
+)
+def test_trials_in_which_many_mistakes_are_the_same_are_no_evidence(exercise_id, unlisted, near):
+    """With one user or one expert the unlisted mistake has the numbers of another one."""
+    item = exercise(exercise_id)
+    answer = next(wrong for sentence, wrong in item.mistakes.items() if unlisted in sentence)
+    others = {sentence: wrong for sentence, wrong in item.mistakes.items() if wrong is not answer}
+    assert any(near in sentence for sentence in others)
+    trials = item.trials(0)
+    replies = ask(answer, item.how, trials, CPU, may_use=("mtlkit.",))
+    assert near not in judge(replace(item, mistakes=others), trials, replies, CPU).mistake
+
+
+def test_calling_a_list_of_layers_gets_a_hint():
+    class Called(exercise("2.4").reference):
+        def forward(self, x):
+            return self.towers(x)
+
+    assert "A ModuleList is a list of layers: loop over it." in _said("2.4", Called)
 
 
 def test_a_wrong_array_in_a_dictionary_is_named_with_its_key():

@@ -138,6 +138,12 @@ HOME_EXPERTS = Exercise(
         "eps is missing: a unit that says the same to everybody is 0 / 0. What stands under the root in Eq. 4?": _with(
             norm=lambda z: (z - z.mean(0)) / z.var(0, correction=0).sqrt()
         ),
+        **{
+            f"eps is {eps:g}. Which number does the text give for it?": _with(
+                norm=lambda z, eps=eps: (z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt()
+            )
+            for eps in (1e-3, 1e-6, 1e-8, 1e-12)
+        },
         "eps is added to the root of the variance. What stands under the root in Eq. 4?": _with(
             norm=lambda z: (z - z.mean(0)) / (z.var(0, correction=0).sqrt() + EPS)
         ),
@@ -189,6 +195,10 @@ HOME_EXPERTS = Exercise(
         ),
         "this is GELU, a cousin of Swish. What multiplies u in Swish?": _with(end=F.gelu),
         "a tanh stands at the end. What multiplies u in Swish?": _with(end=torch.tanh),
+        "`view` or `reshape` turns (E, B, H) into (B, E, H): it keeps the order of the numbers and mixes up the users. "
+        "Which function swaps two axes?": lambda x, W, gamma, beta: F.silu(
+            gamma * _norm((x @ W.mT).reshape(len(x), *gamma.shape)) + beta
+        ),
         "the result is (E, B, H). In which order does the text name the axes?": (
             lambda x, W, gamma, beta: experts(x, W, gamma, beta).transpose(0, 1)
         ),

@@ -100,6 +100,12 @@ EXPERT_OUTPUTS = Exercise(
         "the zeros are counted, not given as a share. Of how many outputs?": _other(
             zeros=lambda h: (h == 0).sum((0, 2)).to(h)
         ),
+        "the zeros are divided by the number of users. Of how many outputs should they be a share?": _other(
+            zeros=lambda h: (h == 0).sum((0, 2)) / len(h)
+        ),
+        "an expert's zeros are divided by the number of all experts' outputs. How many outputs has one expert?": _other(
+            zeros=lambda h: (h == 0).sum((0, 2)) / h.numel()
+        ),
         "you count the outputs that are not zero. Which share says that an expert is silent?": _other(
             zeros=lambda h: (h != 0).to(h).mean((0, 2))
         ),
@@ -188,7 +194,7 @@ MAIN_SHARE = Exercise(
         "there is one number per task: the share of its favourite expert. Which axis counts the experts?": (
             lambda w: w.mean(0).amax(1)
         ),
-        "you divide by the number of tasks, not by the whole use. What would all tasks together give to this expert?": (
+        "you divide by the use of all experts together, which is the number of tasks. What would all tasks together give to this one expert?": (
             lambda w: w.mean(0).amax(0) / w.shape[1]
         ),
         "the largest use is divided by the use of the others. What is the whole?": (

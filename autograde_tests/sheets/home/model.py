@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autograde_tests.exercise import Draw, Exercise, Trial, true_or_false
+from autograde_tests.exercise import Draw, Exercise, Trial, true_or_false, wrong_towers
 from mtlkit.models.home import two_levels
 
 # --- 4.8 what does the loss of A train? --------------------------------------------------------------------
@@ -256,6 +256,15 @@ HOME_MODEL = Exercise(
         # towers
         "the towers read level 1: level 2 does nothing. Which level is the last one?": _home(
             lambda self, x: _y(self, self.meta(x, x)[:, self.groups])
+        ),
+        **wrong_towers(
+            lambda towers: _home(
+                lambda self, x: towers(
+                    self, self.task(self.meta(x, x)[:, _reads(self)], _both(self.meta(x, x)))
+                )
+            ),
+            _y,
+            "row",
         ),
         "the towers read the rows in the reverse order. Which row belongs to tower t?": _with(
             h=lambda self, h: h.flip(1)

@@ -81,6 +81,7 @@ SELF_GATE = Exercise(
         "mixture and own part are averaged. What does a residual do?": _with(end=lambda m, s: (m + s) / 2),
         "the own part is taken off the mixture. What does a residual do?": _with(end=lambda m, s: m - s),
         "the mixture is added twice. How often does it come in?": _with(end=lambda m, s: 2 * m + s),
+        "the own part is added twice. How often does it come in?": _with(end=lambda m, s: m + 2 * s),
         "the gate takes from the mixture what it gives to the own experts, as in a highway. What is the weight of the "
         "mixture in the text?": lambda x, W, h, m: (
             (1 - _weights(x @ W.T).mean(1, keepdim=True)) * m + _own(_weights(x @ W.T), h)

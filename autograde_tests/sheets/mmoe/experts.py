@@ -264,6 +264,8 @@ MIX = Exercise(
         "and units. Which function swaps two axes?": (
             lambda w, h: (h.reshape(len(h), h.shape[2], -1) @ w.transpose(1, 2)).transpose(1, 2)
         ),
+        "the mixtures are joined one below the other and then cut up: users and tasks are mixed up. Which function "
+        "puts tensors on a new axis?": lambda w, h: (w @ h).transpose(0, 1).reshape(len(w), w.shape[1], -1),
         "the result is (B, H, T). In which order does the text name the axes?": (
             lambda w, h: (w @ h).transpose(1, 2)
         ),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some
+from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some, wrong_towers
 
 
 class MMoE(nn.Module):
@@ -99,6 +99,11 @@ def _hidden_gate(D, H, E, T):
     return nn.ModuleList(
         nn.Sequential(nn.Linear(D, E), nn.ReLU(), nn.Linear(E, E, bias=False)) for _ in range(T)
     )
+
+
+def _cut_up(rows):
+    """Rows (B, N, K), joined along the first axis, (N*B, K), and cut up as if they were (B, N, K)."""
+    return rows.transpose(0, 1).reshape(rows.shape)
 
 
 def _wide_forward(self, x):
@@ -236,6 +241,10 @@ MMOE = Exercise(
         "each task has E experts of its own. In MMoE, who do the experts belong to?": _model(
             experts=lambda D, H, E, T: nn.ModuleList(nn.Linear(D, H) for _ in range(T * E))
         ),
+        "the outputs of the experts are joined one below the other and then cut up: users and experts are mixed "
+        "up. Which function puts tensors on a new axis?": _with(experts=lambda self, x: _cut_up(_h(self, x))),
+        "the outputs of the gates are joined one below the other and then cut up: users and tasks are mixed up. "
+        "Which function puts tensors on a new axis?": _with(weights=lambda self, x: _cut_up(_w(self, x))),
         # mixture
         "the experts are averaged and the gates are not used. Where do the weights enter?": _in_place_of_z(
             lambda self, x: _h(self, x).mean(1)
@@ -256,6 +265,7 @@ MMOE = Exercise(
             mixed=lambda w, h: torch.bmm(w, h).relu(),
         ),
         # towers
+        **wrong_towers(lambda towers: _with(towers=towers), _y, "mixture"),
         "the towers read the mixtures in the reverse order. Which mixture belongs to tower t?": _with(
             towers=lambda self, z: _y(self, z.flip(1))
         ),

@@ -94,6 +94,17 @@ GAIN = Exercise(
         "the error is divided by S, not by its square root. By how much do four times the seeds shrink an error?": (
             _other(error=lambda m, s: (m - s).std(0) / len(m))
         ),
+        "the error is divided by the root of S - 1, and `std` has its minus 1 already. How many seeds are there?": (
+            _other(error=lambda m, s: (m - s).std(0) / (len(m) - 1) ** 0.5)
+        ),
+        "the error is multiplied by the root of S. What do more seeds do to the error of a mean?": (
+            _other(error=lambda m, s: (m - s).std(0) * len(m) ** 0.5)
+        ),
+        "the error is divided by the root of the number of tasks. Which axis counts the seeds?": (
+            _other(error=lambda m, s: (m - s).std(0) / m.shape[1] ** 0.5)
+        ),
+        "this is 1.96 times the error, half of an interval. Which of the two does the text ask for: an error or an "
+        "interval?": _other(error=lambda m, s: 1.96 * (m - s).std(0) / len(m) ** 0.5),
         "the standard deviation divides by S (correction 0). How many of the S differences are free once their mean "
         "is known?": _other(error=lambda m, s: (m - s).std(0, correction=0) / len(m) ** 0.5),
         "the two models are treated as if their seeds had nothing to do with each other. Which runs form a pair?": (

@@ -63,6 +63,19 @@ def _all_begin_at_0(own, shared):
     return torch.tensor(rows)
 
 
+def _begins(begin):
+    """Every task has its n columns from ``begin(own, t)`` on, then the shared ones."""
+
+    def answer(own, shared):
+        rows = torch.zeros(len(own), sum(own) + shared, dtype=torch.bool)
+        for t, n in enumerate(own):
+            rows[t, begin(own, t) : begin(own, t) + n] = True
+        rows[:, sum(own) :] = True
+        return rows
+
+    return answer
+
+
 def _visible_draw(rng, T=None, shared=None):
     T = T or int(rng.integers(3, 5))
     own = [int(n) for n in rng.permutation([1, 2, 3, 4])[:T]]  # another number for every task
@@ -107,6 +120,15 @@ VISIBLE = Exercise(
         ),
         "a task's part begins one expert too late. At which column does the part of task 0 begin?": _next_position,
         "the part of every task begins at column 0. How many experts stand before those of task t?": _all_begin_at_0,
+        "the part of task t begins at column t. How many experts stand before those of task t?": (
+            _begins(lambda own, t: t)
+        ),
+        "the part of task t begins at t times its own number of experts. Do all tasks before it have as many?": (
+            _begins(lambda own, t: t * own[t])
+        ),
+        "the part of a task begins where it should end. When do you count on: before a row is filled, or after?": (
+            _begins(lambda own, t: sum(own[: t + 1]))
+        ),
         "the shared experts stand first. In which order does the text put the columns?": _shared_first,
         "all tasks have as many experts as the first one. What does the list `own` tell?": _equal_numbers,
         "there are as many shared experts as experts of the first task. Which argument tells how many are shared?": (
@@ -212,6 +234,18 @@ MASKED_GATE = Exercise(
         "the hidden logits are made a little smaller, not minus infinity. Is a small weight the same as none?": (
             lambda x, W, v: (_z(x, W) - (~v).to(x)).softmax(2)
         ),
+        **{
+            f"the hidden logits are set to {low}, which still leaves a weight. What is exp({low}): is it 0?": (
+                lambda x, W, v, low=low: _z(x, W).masked_fill(~v, low).softmax(2)
+            )
+            for low in (-1, -5, -10)
+        },
+        **{
+            f"{less} is taken off the hidden logits, which still leaves a weight. What is exp(-{less}): is it 0?": (
+                lambda x, W, v, less=less: (_z(x, W) - less * (~v).to(x)).softmax(2)
+            )
+            for less in (5, 10)
+        },
         "the mask is turned: the visible experts are hidden. What does True mean in `visible`?": (
             lambda x, W, v: _z(x, W).masked_fill(v, -torch.inf).softmax(2)
         ),

@@ -122,7 +122,21 @@ JOINT_LOSS = Exercise(
         "a task without any label is 0 / 0. What should such a task add?": _other(
             lambda z, y: (_each(z, y) * ~y.isnan()).sum(0) / (~y.isnan()).sum(0)
         ),
-        "a task without any label is 0 / 0, and `nansum` hides the NaN in the loss, but not in its gradient. What "
+        "the NaN of a missing label is hidden after the loss (`where`, `nan_to_num` or `nansum`), but the gradient "
+        "there is still NaN. Which number should stand in the gap before the loss?": _other(
+            lambda z, y: (
+                F.binary_cross_entropy_with_logits(z, y, reduction="none").nansum(0)
+                / (~y.isnan()).sum(0).clamp(min=1)
+            )
+        ),
+        "`nanmean` leaves out the missing labels after the loss: the gradient there is still NaN, and so is a task "
+        "without any label. Which number should stand in the gap before the loss?": _other(
+            lambda z, y: F.binary_cross_entropy_with_logits(z, y, reduction="none").nanmean(0)
+        ),
+        "a task without any label is the mean of no rows, which is NaN. What should such a task add?": _other(
+            lambda z, y: torch.stack([_each(a, b)[~b.isnan()].mean() for a, b in zip(z.T, y.T, strict=True)])
+        ),
+        "a task without any label is 0 / 0, and `nansum`, `nan_to_num` or `where` hides the NaN in the loss, but not in its gradient. What "
         "can you divide by there?": lambda z, y, start, ratio, epoch: (
             start * ratio**epoch * ((_each(z, y) * ~y.isnan()).sum(0) / (~y.isnan()).sum(0))
         ).nansum(),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some
+from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some, wrong_towers
 
 
 class CGC(nn.Module):
@@ -274,6 +274,9 @@ CGC_MODEL = Exercise(
         "the gates are not used: the experts that a task sees are averaged. What should the weights depend on?": (
             _with(mixed=lambda w, s: s.mean(1))
         ),
+        "the gates are not used: the experts that a task sees are added up. What should the weights depend on?": (
+            _with(mixed=lambda w, s: s.sum(1))
+        ),
         "the gates are cut off from training (`detach`). How would they ever learn whom to ask?": _with(
             w=lambda self, x, t: _w(self, x, t).detach()
         ),
@@ -287,8 +290,13 @@ CGC_MODEL = Exercise(
         ),
         "the weighted experts are averaged and so too small. The weights sum to 1 already: what is left to divide "
         "by?": _with(mixed=lambda w, s: (w[..., None] * s).mean(1)),
+        "the outputs of the experts are joined one below the other and then cut up: users and experts are mixed "
+        "up. Which function puts tensors on a new axis?": _with(
+            h=lambda self, x: _h(self, x).transpose(0, 1).reshape(len(x), len(self.experts), -1)
+        ),
         "all experts are one and the same object. How many layers does `[layer] * E` make?": _same("experts"),
         "all towers are one and the same object. How many layers does `[layer] * T` make?": _same("towers"),
+        **wrong_towers(lambda towers: _with(towers=towers), _y, "mixture"),
         "the towers read the mixtures in the reverse order. Which mixture belongs to tower t?": _with(
             towers=lambda self, z: _y(self, z.flip(1))
         ),

@@ -6,7 +6,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from autograde_tests.exercise import ONE_ROW_ONE_TASK, Draw, Exercise, Trial, some, true_or_false
+from autograde_tests.exercise import (
+    ONE_ROW_ONE_TASK,
+    Draw,
+    Exercise,
+    Trial,
+    some,
+    true_or_false,
+    wrong_towers,
+)
 from mtlkit.layers import Towers, mix
 from mtlkit.models.cgc import Level, own_and_shared
 
@@ -63,8 +71,12 @@ def _swap(g):
     return torch.cat([g[:, :-1].roll(1, dims=1), g[:, -1:]], 1)
 
 
-def _mask(change):
-    """A part whose level has another matrix: change(experts, T) -> visible."""
+def _first(change):
+    """A first level with another matrix: change(experts, T) -> visible."""
+    return lambda D, H, e, T: Level(D, e, [H], change(e, T))
+
+
+def _second(change):
     return lambda D, H, e, T: Level(H, e, [H], change(e, T))
 
 
@@ -101,12 +113,12 @@ PLE_MODEL = Exercise(
         grads=["x"],
         build={"D": 1, "H": 1, "experts": [1, 1, 1]},
         state={
-            "first.experts.layers.0.weight": np.array([2, 4, 6], np.float32),
-            "first.experts.layers.0.bias": np.array([0, 0, 0], np.float32),
-            "first.gates.weight": np.zeros(7, np.float32),
-            "second.experts.layers.0.weight": np.array([1, 1, 2], np.float32),
-            "second.experts.layers.0.bias": np.array([0, 0, 0], np.float32),
-            "second.gates.weight": np.zeros(4, np.float32),
+            "first.experts.layers.0.weight": np.array([[[2]], [[4]], [[6]]], np.float32),
+            "first.experts.layers.0.bias": np.zeros((3, 1), np.float32),
+            "first.gates.weight": np.zeros((7, 1), np.float32),
+            "second.experts.layers.0.weight": np.array([[[1]], [[1]], [[2]]], np.float32),
+            "second.experts.layers.0.bias": np.zeros((3, 1), np.float32),
+            "second.gates.weight": np.zeros((4, 1), np.float32),
             "towers.0.weight": np.array([[1]], np.float32),
             "towers.0.bias": np.array([0], np.float32),
             "towers.1.weight": np.array([[2]], np.float32),
@@ -120,20 +132,20 @@ PLE_MODEL = Exercise(
         # the levels
         "the last level has a shared gate. Who would read what it gives?": _ple(
             lambda self, x: _y(self, self.second(self.first(x))),
-            second=_mask(lambda e, T: own_and_shared(e, T, shared_gate=True)),
+            second=_second(lambda e, T: own_and_shared(e, T, shared_gate=True)),
         ),
         "the first level has no shared gate. What can the shared experts of the second level read?": _ple(
             lambda self, x: _y(self, self.second(_with_mean(self.first(x)))),
-            first=_mask(lambda e, T: own_and_shared(e, T)),
+            first=_first(lambda e, T: own_and_shared(e, T)),
         ),
         "every gate of the first level sees every expert. Which matrix has the first level?": _ple(
-            first=_mask(lambda e, T: torch.ones(T + 1, sum(e)))
+            first=_first(lambda e, T: torch.ones(T + 1, sum(e)))
         ),
         "every gate of the second level sees every expert. Which matrix has the second level?": _ple(
-            second=_mask(lambda e, T: torch.ones(T, sum(e)))
+            second=_second(lambda e, T: torch.ones(T, sum(e)))
         ),
         "the shared gate sees the shared experts only. What may the shared gate of the first level see?": _ple(
-            first=_mask(
+            first=_first(
                 lambda e, T: torch.cat(
                     [own_and_shared(e, T), (torch.arange(sum(e)) >= sum(e[:-1]))[None]],
                 )
@@ -211,6 +223,9 @@ PLE_MODEL = Exercise(
         # towers
         "the towers read the first level: the second one does nothing. Which level is the last one?": _ple(
             lambda self, x: _y(self, self.first(x))
+        ),
+        **wrong_towers(
+            lambda towers: _ple(lambda self, x: towers(self, self.second(self.first(x)))), _y, "mixture"
         ),
         "the towers read the mixtures in the reverse order. Which row belongs to tower t?": _ple(
             lambda self, x: _y(self, self.second(self.first(x)).flip(1))
