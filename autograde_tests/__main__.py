@@ -8,7 +8,9 @@ python -m autograde_tests report ASSIGNMENT [ASSIGNMENT ...]
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -16,22 +18,32 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from autograde_tests.judge.options import NO_SANDBOX, count, new_file
+
 TITLE = 40  # characters; what the check said needs the room
-NO_SANDBOX = (
-    "No sandbox here: {}. What you grade would run with your rights, see your files and reach the network.\n"
-    "Grade in a container that has namespaces (docs/instructor.md), or add --unsandboxed to grade anyway."
-)
+COMMANDS = ("class", "report")
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade or report; 0 when all could be graded, whatever their points."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    command = argv[0] if argv and argv[0] in ("class", "report") else ""
+    try:
+        return _command(argv)
+    except KeyboardInterrupt:
+        again = " What is graded stays; the same command goes on from here." if argv[:1] == ["class"] else ""
+        print(f"Stopped.{again}", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as why:  # a folder or file of the course's that cannot be read or written
+        print(f"{why.filename or 'The output'}: {why.strerror or why}.", file=sys.stderr)
+        return 2
+
+
+def _command(argv: list[str]) -> int:
+    command = argv[0] if argv and argv[0] in COMMANDS else ""
     parser = argparse.ArgumentParser(prog=f"python -m autograde_tests {command}".strip())
     if command != "report":
-        parser.add_argument(
-            "--timeout", type=_seconds, default=10, help="seconds for an exercise (default: 10)"
-        )
+        parser.add_argument("--timeout", type=count, default=10, help="seconds for an exercise (default: 10)")
         parser.add_argument("--unsandboxed", action="store_true", help="grade where there is no sandbox")
     if command == "class":
         from autograde_tests.judge import course as command_module
@@ -39,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from autograde_tests.judge import report as command_module
     else:
         command_module = sys.modules[__name__]
+        meant = difflib.get_close_matches(argv[0], COMMANDS, 1) if argv and not Path(argv[0]).exists() else []
+        if meant:
+            parser.error(f"there is no file {argv[0]}; is it the command `{meant[0]}`?")
     command_module.arguments(parser)
     return command_module.run(parser.parse_args(argv[bool(command) :]))
 
@@ -47,7 +62,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What one may type after the command; each command's module has such a function, and ``run``."""
     parser.description = "Grade notebooks. `class` grades what a class handed in, `report` shows how it went."
     parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
-    parser.add_argument("--json", metavar="FILE", help="write the results here as JSON; - for the terminal")
+    words = "write the results here as JSON; - for the terminal"
+    parser.add_argument("--json", type=new_file, metavar="FILE", help=words)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         from autograde_tests.judge.court import Judge, Limits, NeedsSandbox, NoWorker
         from autograde_tests.judge.notebook import Unreadable
     except ModuleNotFoundError as missing:
-        print(f"Grading needs {missing.name}: run `pip install 'mtlkit[course]'`.", file=sys.stderr)
+        print(f"Grading needs {missing.name}: run `pip install -e '.[course]'`.", file=sys.stderr)
         return 1
     found, failed = [], False
     try:
@@ -94,6 +110,8 @@ def _grade(path: Path, judge) -> list:
 
     from autograde_tests.judge import notebook
 
+    if path.is_dir():
+        raise notebook.Unreadable(f"{path}: this is a folder; name a notebook in it.")
     if not path.is_file():
         raise notebook.Unreadable(f"{path}: there is no such file.")
     data = path.read_bytes()
@@ -128,13 +146,11 @@ def table(entry: dict) -> str:
     return "\n".join(lines)
 
 
-def _seconds(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds above 0")
-    return int(text)
-
-
 RELEASES = Path(__file__).resolve().parents[1] / "notebooks"
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:  # a thread may still wait for what runs no more
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import nbformat
 import pytest
-from judge_cases import graded, hand_in, no_sandbox, open_judge
+from judge_cases import ROOT, graded, hand_in, no_sandbox, open_judge
 
 from autograde_tests import __main__ as cli
 from autograde_tests.judge import court
@@ -53,7 +54,7 @@ def test_bad_input_gets_one_sentence_each(tmp_path, capsys):
         (tmp_path / f"{name}.ipynb").write_text(text)
     (tmp_path / "binary.ipynb").write_bytes(b"\x89PNG\xff\x00")
     paths |= {tmp_path / "binary.ipynb": "not in UTF-8", tmp_path / "none.ipynb": "no such file"}
-    paths |= {tmp_path: "no such file"}
+    paths |= {tmp_path: "this is a folder"}
     assert main([*map(str, paths)]) == 1
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == len(paths)
@@ -61,11 +62,62 @@ def test_bad_input_gets_one_sentence_each(tmp_path, capsys):
         assert line.startswith(f"{path}: ") and words in line
 
 
-@pytest.mark.parametrize("argv", [[], ["--timeout", "0", "x"], ["--timeout", "soon", "x"], ["--points", "x"]])
-def test_wrong_usage_ends_with_2(argv, capsys):
+USAGE = {
+    "": "the following arguments are required",
+    "--timeout 0 x": "'0' is not a whole number above 0",
+    "--timeout soon x": "'soon' is not a whole number above 0",
+    "--points x": "unrecognized arguments",
+    "clas 00_start": "there is no file clas; is it the command `class`?",
+    "class 00_start --jobs -3": "'-3' is not a whole number above 0",
+    "class 00_start --json /none/of/it": "/none/of/it cannot be written",
+    "x --json /": "/ cannot be written",
+}
+
+
+@pytest.mark.parametrize("line", USAGE)
+def test_wrong_usage_ends_with_2(line, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(argv)
-    assert stopped.value.code == 2 and "usage:" in capsys.readouterr().err
+        cli.main(line.split())
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "usage:" in said and USAGE[line] in said
+
+
+def test_ctrl_c_and_a_damaged_release_get_a_sentence(monkeypatch, tmp_path, capsys):
+    path = save(hand_in(), tmp_path)
+    (tmp_path / "notebooks" / "00_start").mkdir(parents=True)
+    (tmp_path / "notebooks" / "00_start" / "00_start.ipynb").write_text("{")
+    monkeypatch.setattr(cli, "RELEASES", tmp_path / "notebooks")
+    assert main([str(path)]) == 1
+    assert "00_start.ipynb is damaged: run `nbgrader generate_assignment 00_start --force`" in (
+        capsys.readouterr().err
+    )
+
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(court, "Judge", pressed)
+    assert cli.main([str(path)]) == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_what_a_course_makes_in_the_clone_stays_out_of_git():
+    made = [
+        "judged.jsonl",
+        "gradebook.db",
+        "gradebook.db-journal",
+        "report/x.csv",
+        "grades.csv",
+        "logs/x.txt",
+    ]
+    made += [f"{folder}/ida/00_start/x" for folder in ("submitted", "autograded", "feedback")] + [
+        ".nbgrader.log"
+    ]
+    if not (ROOT / ".git").exists():
+        pytest.skip("no clone")
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *made], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.split() == made
 
 
 def test_without_the_course_extra_it_says_what_to_install(monkeypatch, capsys):
@@ -73,7 +125,7 @@ def test_without_the_course_extra_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "autograde_tests.judge.notebook")
     monkeypatch.setitem(sys.modules, "nbformat", None)
     assert cli.main(["x.ipynb"]) == 1
-    assert capsys.readouterr().err == "Grading needs nbformat: run `pip install 'mtlkit[course]'`.\n"
+    assert capsys.readouterr().err == "Grading needs nbformat: run `pip install -e '.[course]'`.\n"
 
 
 def test_without_a_sandbox_it_says_what_is_missing_and_asks(monkeypatch, capsys):
@@ -168,7 +220,10 @@ def test_deleted_edited_and_copied_cells_neither_break_nor_bend_a_grade(judge):
 def test_an_answer_that_does_not_run_is_named_and_not_its_check(judge):
     found = points_and_words(judge, hand_in({"0.1": "return (labels", "0.2": None}, {"answer_0_2": None}))
     assert "the answer stopped with SyntaxError" in found["0.1"][1] and ".py" not in found["0.1"][1]
-    assert found["0.2"] == (0, f"the letters of the series: not attempted yet\n{STUB}")
+    lost = "the notebook has no answer cell for 0.2: take it from a fresh copy"
+    assert found["0.2"] == (0, f"the letters of the series: not attempted yet\n{lost}")
+    found = points_and_words(judge, hand_in({"0.1": None}))
+    assert found["0.1"] == (0, f"the positive rate of each task: not attempted yet\n{STUB}")
     found = points_and_words(judge, hand_in(cells={"answer_0_2": "def shape(): pass\ndef check(*_): pass"}))
     assert found["0.1"][0] == 5
     assert "there is no `shapes`: keep the name" in found["0.2"][1]

@@ -174,7 +174,7 @@ FILES = {  # what lies in place of the notebook -> the reason
 }  # fmt: skip
 
 
-def _plant(folder: Path, data: bytes = GOOD) -> None:
+def plant(folder: Path, data: bytes = GOOD) -> None:
     folder.mkdir(parents=True)
     (folder / f"{NAME}.ipynb").write_bytes(data)
     (folder / "timestamp.txt").write_text("2026-11-20 10:00:00 UTC")
@@ -199,9 +199,10 @@ def _folder(folder: Path) -> None:
     (folder / f"{NAME}.ipynb").mkdir()
 
 
+RENAMED = f"Then rename it to submitted/folder: renamed/{NAME}/{NAME}.ipynb and run again."
 FOLDERS = {  # what became of the folder -> the reason, and whether there are points
     "missing": (lambda f: (f / f"{NAME}.ipynb").unlink(), f"{NAME}.ipynb is missing.", False),
-    "renamed": (_renamed, "is it My notebook (1).ipynb?", False),
+    "renamed": (_renamed, f"is it My notebook (1).ipynb? {RENAMED}", False),
     "deeper": (_deeper, f"is it {NAME}/{NAME}.ipynb?", False),
     "a link": (_linked, "is a link, not a notebook", False),
     "a folder": (_folder, "is missing", False),
@@ -234,7 +235,7 @@ def new_course(root: Path, students: dict[str, bytes], settings: str = "") -> Pa
     command = [sys.executable, "-m", "nbgrader", "generate_assignment", NAME]
     subprocess.run(command, cwd=root, env=env, check=True, capture_output=True)
     for student, data in students.items():
-        _plant(root / "submitted" / student / NAME, data)
+        plant(root / "submitted" / student / NAME, data)
     return root
 
 
@@ -250,7 +251,7 @@ def course(tmp_path_factory) -> Path:
     students |= {"moved: nbformat 3": _third()}
     root = new_course(tmp_path_factory.mktemp("course"), students)
     for name, (change, _, _) in FOLDERS.items():
-        _plant(root / "submitted" / f"folder: {name}" / NAME)
+        plant(root / "submitted" / f"folder: {name}" / NAME)
         change(root / "submitted" / f"folder: {name}" / NAME)
     return root
 

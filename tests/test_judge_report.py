@@ -11,7 +11,7 @@ from judge_cases import hand_in, no_sandbox
 from test_judge_faults import NAME, new_course
 
 from autograde_tests import __main__ as cli
-from autograde_tests.judge.report import similar
+from autograde_tests.judge.report import _kind, similar
 
 SUM = "return (labels * observed).sum(dim=0) / len(labels)"
 MINE = "total = labels * observed\nseen = observed.sum(dim=0)\nreturn total.sum(dim=0) / (seen + 0 * seen)"
@@ -50,12 +50,14 @@ def _the_page_counts_mistakes_crashes_and_reasons(course):
 def _the_csv_has_a_row_for_each_student_and_exercise(course):
     with (course / "report" / f"{NAME}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 12
+    assert len(rows) == 2 * 12 + 1
     by = {(row["student"], row["exercise"]): row for row in rows}
     assert by["s02", "0.1"]["mistake"] and by["s02", "0.1"]["ended"] == "wrong"
     assert by["s04", "0.1"]["ended"] == "blank" and by["s05", "0.1"]["ended"] == "crash"
     assert by["s08", "0.1"]["ended"] == "stopped" and by["s00", "0.1"]["ended"] == "right"
-    assert {float(row["score"]) for row in rows} == {0, 5}
+    none = by["empty", ""]
+    assert none["status"] == "failed" and "the file is empty" in none["reason"] and none["points"] == ""
+    assert {float(row["score"]) for row in rows if row["exercise"]} == {0, 5}
     assert ("'=cmd()", "0.1") in by  # a spreadsheet would run it
 
 
@@ -67,8 +69,15 @@ def _a_grade_that_was_changed_by_hand_counts(course):
         book.db.commit()
     assert cli.main(["report", NAME, "--course", str(course), "--out", str(course / "again")]) == 0
     with (course / "again" / f"{NAME}.csv").open(newline="") as file:
-        scores = {(r["student"], r["exercise"]): float(r["score"]) for r in csv.DictReader(file)}
+        rows = [r for r in csv.DictReader(file) if r["exercise"]]
+    scores = {(r["student"], r["exercise"]): float(r["score"]) for r in rows}
     assert scores["s04", "0.1"] == 3
+
+
+def test_the_columns_say_how_an_answer_ended():
+    ended = {"slow": "stopped", "type": "form", "parts": "form", "delegated": "borrowed", "wrong": "wrong"}
+    assert {kind: _kind({"passed": False, "failure": kind}) for kind in ended} == ended
+    assert _kind({"passed": True, "failure": ""}) == "right"
 
 
 def test_alike_is_rare_long_and_the_same_but_for_names():
@@ -89,5 +98,9 @@ def test_a_report_says_how_it_went(course, capsys):
     _the_page_counts_mistakes_crashes_and_reasons(course)
     _the_csv_has_a_row_for_each_student_and_exercise(course)
     _a_grade_that_was_changed_by_hand_counts(course)
-    assert cli.main(["report", "01_none", "--course", str(course)]) == 2
+    (course / "autograded" / "s00" / NAME / f"{NAME}.ipynb").unlink()
+    (course / "autograded" / "s00" / NAME / f"{NAME}.ipynb").write_text("{")
+    assert cli.main(["report", NAME, "--course", str(course)]) == 0
+    assert "s00/00_start/00_start.ipynb is damaged" in capsys.readouterr().err
+    assert cli.main(["report", NAME, "01_none", "--course", str(course)]) == 2
     assert "Nothing of 01_none has been judged yet" in capsys.readouterr().err

@@ -8,34 +8,41 @@ import hashlib
 import json
 import os
 import secrets
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import nbformat
-from nbgrader import utils
-from nbgrader.api import Gradebook
-from nbgrader.converters.base import NbGraderException
-from nbgrader.coursedir import CourseDirectory
 from tqdm import tqdm
 from traitlets.config import Config, PyFileConfigLoader
 
 from autograde_tests.judge import notebook
+from autograde_tests.judge.book import CourseError, assignments, register
 from autograde_tests.judge.court import ROOT, Limits, NeedsSandbox, NoWorker, Result
-from autograde_tests.judge.preprocessor import Recorder, put, release_of, shared_judge
+from autograde_tests.judge.options import NO_SANDBOX, count, new_file
+from autograde_tests.judge.preprocessor import (
+    Folder,
+    Recorder,
+    Unrecorded,
+    end_judges,
+    put,
+    release_of,
+    shared_judge,
+)
 from autograde_tests.sheets import exercises
 
 RECORD = "judged.jsonl"
-
-
-class CourseError(Exception):
-    """The course cannot be graded; the message says what to do."""
+LISTED = 10  # folders that one sentence names
+STAYS = " The points of the earlier submission stay."
+STOPPING = b"\nStopping after the submissions in progress; press again to stop now.\n"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,41 +52,42 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--course", type=Path, default=Path(), help="the folder with nbgrader_config.py")
     parser.add_argument("--student", action="append", default=[], help="only this one; may be given again")
     parser.add_argument("--force", action="store_true", help="grade again what has not changed")
-    parser.add_argument("--jobs", type=int, default=0, help="submissions at a time (default: one per core)")
+    parser.add_argument("--jobs", type=count, default=0, help="submissions at a time (default: one per core)")
     parser.add_argument("--scheduler", metavar="tcp://...", help="spread the work over this Dask cluster")
-    parser.add_argument("--json", metavar="FILE", help="one line per submission into this file; - for stdout")
+    words = "one line per submission into this file; - for stdout"
+    parser.add_argument("--json", type=new_file, metavar="FILE", help=words)
 
 
 def run(args: argparse.Namespace) -> int:
     """0 when every submission has points, 1 when some have a reason instead, 2 when nothing works."""
-    from autograde_tests.__main__ import NO_SANDBOX
-
     warnings.simplefilter("ignore")  # of nbgrader about SQLAlchemy, of Python about what students write
     try:
         course = Course(args.course.resolve())
         limits = Limits(seconds=args.timeout)
         entries: list[dict] = []
         with course.locked():
-            for name in args.assignments:
-                work = Work(course, name, args.student, limits, not args.unsandboxed)
+            works = [Work(course, n, args.student, limits, not args.unsandboxed) for n in args.assignments]
+            for work in works:
                 entries += work.grade(args.force, args.jobs, args.scheduler)
+            odd = [f"Nobody handed in {work.name}." for work in works if not work.folders] + course.astray()
     except NeedsSandbox as missing:
         print(NO_SANDBOX.format(missing), file=sys.stderr)
         return 2
     except (CourseError, NoWorker, notebook.Unreadable) as why:
         print(why, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("Stopped. What is graded stays; the same command goes on from here.", file=sys.stderr)
-        return 130
     lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
     if args.json == "-":
         print(lines, end="")
     else:
-        print(table(entries))
+        if entries:
+            print(table(entries))
         if args.json:
             Path(args.json).write_text(lines, encoding="utf-8")
-    return int(any(entry["status"] == "failed" for entry in entries))
+    if odd:
+        place = course.coursedir.place("submitted", "STUDENT", "ASSIGNMENT")
+        print(*odd, f"A submission is {place}/ASSIGNMENT.ipynb.", sep="\n", file=sys.stderr)
+    return int(bool(odd) or any(entry["status"] == "failed" for entry in entries))
 
 
 class Course:
@@ -89,10 +97,15 @@ class Course:
         if not (root / "nbgrader_config.py").is_file():
             raise CourseError(f"{root} has no nbgrader_config.py; name the course's folder with --course.")
         self.root = root
-        self.config: Config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
-        self.config.CourseDirectory.root = str(root)
-        self.coursedir = _Folder(config=self.config)
+        try:
+            self.config: Config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
+            self.config.CourseDirectory.root = str(root)
+            self.coursedir = Folder(config=self.config)
+        except Exception as why:  # it is a program
+            words = f"{type(why).__name__}: {why}"
+            raise CourseError(f"{root / 'nbgrader_config.py'} does not run: {words}.") from None
         self._path = root / RECORD
+        self._warned = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -102,17 +115,24 @@ class Course:
         with open(self._path, "a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise CourseError(f"Another run is grading {self.root} right now; wait for it.") from None
             yield
 
-    def read(self) -> Iterator[dict]:
-        """All lines of the record, oldest first. A last line that a kill cut off is no line."""
-        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else ():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+    def read(self) -> list[dict]:
+        """All entries of the record, oldest first, without lines that a kill cut off or a hand broke."""
+        lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
+        lines = [line for line in lines if line.strip()]
+        entries = [entry for entry in map(_entry, lines) if entry]
+        broken = len(lines) - len(entries)
+        if broken and not self._warned:
+            self._warned = True
+            print(
+                f"{self._path}: {broken} of {len(lines)} lines hold no verdict and are passed over; `class` "
+                "grades again whom they were about.",
+                file=sys.stderr,
+            )
+        return entries
 
     def write(self, entry: dict) -> None:
         with open(self._path, "r+b" if self._path.exists() else "w+b") as file:
@@ -126,6 +146,24 @@ class Course:
         """The last entry of each student."""
         return {e["student"]: e for e in self.read() if e.get("assignment") == assignment}
 
+    def notebooks(self, assignment: str) -> set[str]:
+        """The names of those that have a master and a release; another notebook there is somebody's draft."""
+        folders = (self.coursedir.place(step, ".", assignment) for step in ("source", "release"))
+        return set.intersection(*({path.stem for path in folder.glob("*.ipynb")} for folder in folders))
+
+    def astray(self) -> list[str]:
+        """A sentence about what lies in submitted/ where no submission is; none where all is in place."""
+        known = assignments(self.coursedir)
+        top = self.root / self.coursedir.submitted_directory
+        odd = [
+            path.relative_to(self.root).as_posix()
+            for path in sorted([*top.glob("[!.]*.ipynb"), *top.glob("[!.]*/[!.]*")])
+            if path.suffix == ".ipynb"
+            or (path.is_dir() and path.name not in known and not self.notebooks(path.name))
+        ]
+        more = f" and {len(odd) - LISTED} more" if len(odd) > LISTED else ""
+        return [f"Not graded, for no submission is there: {', '.join(odd[:LISTED])}{more}."] if odd else []
+
     @cached_property
     def seed(self) -> int:
         """Of the random trials: the course's own, drawn once, so that no student knows it."""
@@ -136,15 +174,20 @@ class Course:
         return found
 
 
-class _Folder(CourseDirectory):
-    """A course whose broken timestamps do not stop it."""
-
-    def get_existing_timestamp(self, dest_path: str):
-        try:
-            path = Path(dest_path, "timestamp.txt")
-            return utils.parse_utc(path.read_text().strip()) if path.is_file() else None
-        except (ValueError, OverflowError, OSError):
-            return None
+def _entry(line: bytes) -> dict | None:
+    """A line of the record, if it is one: the seed, or a verdict with all that belongs to it."""
+    try:
+        entry = json.loads(line)
+        if isinstance(entry.get("seed"), int):
+            return entry
+        texts = [entry[name] for name in ("assignment", "student", "key", "status", "reason")]
+        texts += [result[name] for result in entry["exercises"] for name in ("id", "title", "message")]
+        numbers = [entry["points"], entry["of"]]
+        numbers += [number for r in entry["exercises"] for number in (Result(**r).points, Result(**r).of)]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    sound = all(isinstance(x, str) for x in texts) and all(isinstance(x, int | float) for x in numbers)
+    return entry if sound else None
 
 
 @dataclass(frozen=True)
@@ -163,13 +206,12 @@ class Work:
 
     def __init__(self, course: Course, name: str, students: list[str], limits: Limits, sandbox: bool) -> None:
         self.course, self.name, self.limits, self.sandbox = course, name, limits, sandbox
-        with Gradebook(course.coursedir.db_url, course.coursedir.course_id) as gradebook:
-            known = {a.name: sorted(n.name for n in a.notebooks) for a in gradebook.assignments}
-        if name not in known:
-            raise CourseError(
-                f"The gradebook knows no assignment {name}: run `nbgrader generate_assignment`."
-            )
-        self.releases = {n: release_of(course.config, name, n) for n in known[name]}
+        names = course.notebooks(name).union(assignments(course.coursedir).get(name, ()))
+        self.releases = {n: release_of(course.config, name, n) for n in sorted(names)}
+        if not self.releases:
+            place = course.coursedir.place("release", ".", name)
+            hint = f"`nbgrader generate_assignment {name} --force` puts it there"
+            raise CourseError(f"The course knows no assignment {name}: no notebook is in {place}; {hint}.")
         for release in self.releases.values():
             for question in notebook.paper(release, release).questions:
                 if question.wrong or question.id not in exercises():
@@ -177,6 +219,7 @@ class Work:
                         f"{question.cell} of {name} is no check of an exercise that the judge knows; grade "
                         "this assignment with nbgrader's own Execute (docs/instructor.md)."
                     )
+        register(course.coursedir, name, self.releases)
         pattern = course.coursedir.format_path(course.coursedir.submitted_directory, "*", name)
         folders = sorted(Path(path) for path in glob.glob(pattern, root_dir=course.root))
         self.folders = {path.parent.name: course.root / path for path in folders}
@@ -205,10 +248,15 @@ class Work:
             elif path.is_file() and path.stat().st_size > notebook.SIZE:
                 reason = f"{path.name} has {path.stat().st_size / 2**20:.0f} MB; clear its outputs."
             elif path.is_file():
-                files[name] = path.read_bytes()
+                try:
+                    files[name] = path.read_bytes()
+                except OSError as why:
+                    reason = f"{path.name} cannot be read: {why.strerror}."
             else:
                 others = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.ipynb"))
-                reason = f"{path.name} is missing" + (f"; is it {others[0]}?" if others else ".")
+                here = path.relative_to(self.course.root)
+                rename = f"; is it {others[0]}? Then rename it to {here} and run again." if others else "."
+                reason = f"{path.name} is missing{rename}"
         stamp = folder / "timestamp.txt"
         if stamp.is_file() and self.course.coursedir.get_existing_timestamp(str(folder)) is None:
             note = "timestamp.txt holds no date: graded as if on time."
@@ -231,11 +279,13 @@ class Work:
         bar = tqdm(
             self.folders, desc=self.name, unit="submission", mininterval=0.5 if sys.stderr.isatty() else 10
         )
-        with bar, _pool(jobs, scheduler) as (submit, room):
+        with bar, _pool(jobs, scheduler) as (submit, room), _patience() as stop:
             running: dict[Future, Submission] = {}
             todo = iter(self.folders)
             left = True
             while left or running:
+                if stop.is_set():
+                    left, running = False, {f: found for f, found in running.items() if not f.cancel()}
                 while left and len(running) < room:
                     student = next(todo, None)
                     left = student is not None
@@ -250,12 +300,14 @@ class Work:
                         bar.update()
                     else:
                         running[submit(examine, found.files, how)] = found
-                for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                for future in wait(running, 0.5, FIRST_COMPLETED).done:  # seconds, for Ctrl-C
                     found = running.pop(future)
                     bar.set_postfix_str(found.student, refresh=False)
                     done[found.student] = self._finish(found, future.result(), recorder)
                     bar.update()
-        return [done[student] for student in self.folders]
+            if stop.is_set():
+                raise KeyboardInterrupt
+        return [told(done[student], recorder.scores) for student in self.folders]
 
     def _finish(self, found: Submission, said: dict, recorder: Recorder) -> dict:
         if "reason" in said:
@@ -266,8 +318,9 @@ class Work:
             put(nbs[name], [Result(**result) for result in said["notebooks"][name]])
         try:
             recorder.record(found.student, nbs)
-        except NbGraderException as why:  # nbgrader's words are in its log
-            return self._note(found, {}, f"nbgrader could not record it: {recorder.words() or why}")
+        except Unrecorded as why:  # without a key: the next run tries again
+            words = f"nbgrader could not record it ({why}); the same command tries again."
+            return self._note(replace(found, key=""), {}, words)
         return self._note(found, said)
 
     def _note(self, found: Submission, said: dict, reason: str = "") -> dict:
@@ -285,6 +338,32 @@ class Work:
         }
         self.course.write(entry)
         return entry
+
+
+def told(entry: dict, kept: Collection[str]) -> dict:
+    """An entry as its teacher reads it. kept: the students who have points in the gradebook."""
+    stays = STAYS if entry["status"] == "failed" and entry["student"] in kept else ""
+    return entry | {"reason": entry["reason"] + stays}
+
+
+@contextmanager
+def _patience() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, which says what is awaited; a second Ctrl-C interrupts."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(2, STOPPING)  # print may be at work right now
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @cache
@@ -326,10 +405,15 @@ def _pool(jobs: int, scheduler: str | None) -> Iterator[tuple[Callable[..., Futu
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pool = ThreadPoolExecutor(jobs or cores)
+    patient = True
     try:
         yield pool.submit, 2 * (jobs or cores)
+    except KeyboardInterrupt:
+        patient = False
+        end_judges()
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=patient, cancel_futures=True)
 
 
 def table(entries: Iterable[dict]) -> str:

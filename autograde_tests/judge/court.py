@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -200,7 +200,11 @@ class Judge:
         if question.wrong or item is None:
             return _stop(question, question.wrong or "there is no such exercise"), "stopped"
         if question.answer is None:
-            return judge(item, (), [Reply(failure="blank")], _CPU), "blank"
+            verdict = judge(item, (), [Reply(failure="blank")], _CPU)
+            if question.missing:
+                why = f"      the notebook has no answer cell for {item.id}: take it from a fresh copy"
+                verdict = replace(verdict, lines=(verdict.lines[0], why))
+            return verdict, "blank"
         if time.monotonic() > end:
             return _stop(question, f"not run: the notebook took {self.limits.total:.0f} s"), "stopped"
         answer = self._ask(jail, paper, question, tuple(item.may_use))

@@ -133,6 +133,7 @@ class Jail:
                 state[path] = False
             elif os.path.islink(path):
                 if not visible:
+                    os.makedirs(os.path.dirname(top + path), exist_ok=True)
                     os.symlink(os.readlink(path), top + path)
             elif not visible:
                 self._place(top + path, os.path.isdir(f"/proc/self/fd/{opened[path]}"))

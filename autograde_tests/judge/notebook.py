@@ -20,6 +20,7 @@ SIZE = 50 * 2**20  # bytes of a notebook
 SOURCE = 100_000  # characters of a cell; what is longer is cut
 OWN_CELLS = 1_000  # cells that a student may add
 KINDS, NOTE = ("code", "raw", "markdown"), "markdown"
+MISSING = "missing_answer"  # metadata of an answer's cell that is the release's, for want of a student's
 
 
 class Unreadable(Exception):
@@ -41,6 +42,7 @@ class Question:
     """An exercise in a notebook: the check's cell, the object it names, and the answer's text.
 
     answer: None where it is as it was handed out. wrong: why this check cannot be asked, or "".
+    missing: whether the submission has no cell for the answer.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Question:
     points: float
     answer: str | None
     wrong: str = ""
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,22 @@ class Paper:
         at = self.own.index(answer) if answer in self.own else len(self.own)
         places = [*reversed(self.own[:at]), *self.own[at + 1 :]]
         return next((source for source in places if source != answer and name in _made(source)), None)
+
+
+def check_cell(exercise: str) -> str:
+    """The id of the cell that checks an exercise."""
+    return f"check_{exercise.replace('.', '_')}"
+
+
+def load(path: Path) -> NotebookNode:
+    """A released notebook. Raises ``Unreadable`` where it is missing or damaged."""
+    again = f"run `nbgrader generate_assignment {path.parent.name} --force`"
+    if not path.is_file():
+        raise Unreadable(f"{path} is missing: {again}.")
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception:  # nbformat fails in a dozen ways on what is not a notebook
+        raise Unreadable(f"{path} is damaged: {again}, or take it from a fresh copy.") from None
 
 
 def read(data: bytes, name: str = "the notebook") -> list[Cell]:
@@ -131,7 +150,9 @@ def rebuild(release: NotebookNode, mine: list[Cell]) -> NotebookNode:
         if not _flag(cell, "solution"):
             continue
         place = _answer(cell, mine, known)
-        if place is not None:
+        if place is None:
+            cell.metadata[MISSING] = True
+        else:
             used.add(place)
             text = mine[place].source
             unsafe = cell.cell_type == NOTE and text != cell.source
@@ -217,6 +238,7 @@ def paper(nb: NotebookNode, release: NotebookNode) -> Paper:
     """What a rebuilt notebook asks and answers."""
     given = {cell.id: cell for cell in release.cells}
     questions, answers = [], {}
+    missing = {cell.id[7:] for cell in nb.cells if cell.metadata.get(MISSING)}
     for cell in nb.cells:
         if cell.id.startswith("answer_"):
             blank = cell.id in given and cell.source.strip() in (given[cell.id].source.strip(), "")
@@ -229,7 +251,8 @@ def paper(nb: NotebookNode, release: NotebookNode) -> Paper:
             points = cell.metadata.get("nbgrader", {}).get("points")
             points = float(points) if isinstance(points, int | float) else 0.0
             name, answer = found[1] if found else "", answers.get(key)
-            questions.append(Question(exercise_id, cell.id, name, points, answer, wrong))
+            lacks = key in missing or key not in answers
+            questions.append(Question(exercise_id, cell.id, name, points, answer, wrong, lacks))
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
     setup = [c.source for c in code if _flag(c, "locked") and not _flag(c, "grade")]
     own = [
@@ -244,7 +267,7 @@ def find_release(mine: list[Cell], folder: Path) -> NotebookNode | None:
     ids = {name for cell in mine for name in (cell.id, cell.grade_id) if name}
     sources = {cell.source.strip() for cell in mine}
     for path in sorted(folder.glob("*/*.ipynb")):
-        nb = nbformat.read(path, as_version=4)
+        nb = load(path)
         named = sum(bool(_flag(c, "grade") or _flag(c, "solution")) and c.id in ids for c in nb.cells)
         same = sum(len(c.source) > 40 and c.source.strip() in sources for c in nb.cells)
         best = max(best, (named or same, nb), key=lambda pair: pair[0])

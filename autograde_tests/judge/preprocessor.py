@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
+import secrets
+import sys
 import threading
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from nbgrader import utils
 from nbgrader.api import Gradebook
 from nbgrader.converters import Autograde
+from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import AssignLatePenalties, NbGraderPreprocessor, SaveAutoGrades
+from sqlalchemy.exc import SQLAlchemyError
 from traitlets.config import Config
 
 from autograde_tests.judge import notebook
+from autograde_tests.judge.book import cause, scores
 from autograde_tests.judge.court import Judge, Limits, NoWorker, Result
 
 SIDE_FILE = 2 * 2**20  # bytes; a larger file beside a notebook stays where it is
@@ -40,6 +48,13 @@ def shared_judge(limits: Limits, sandbox: bool, seed: int | None = None) -> Judg
         return _judges[key]
 
 
+def end_judges() -> None:
+    """End the workers at once, and with them what they run."""
+    with _lock:
+        while _judges:
+            _judges.popitem()[1].close()
+
+
 def _own_judge() -> Judge:
     return shared_judge(Limits(), not os.environ.get("MTLKIT_UNSANDBOXED"))
 
@@ -55,21 +70,46 @@ def start(**_: object) -> None:
         ) from None
 
 
+class Folder(CourseDirectory):
+    """A course whose broken timestamps do not stop it."""
+
+    def get_existing_timestamp(self, dest_path: str) -> datetime | None:
+        try:
+            path = Path(dest_path, "timestamp.txt")
+            return utils.parse_utc(path.read_text().strip()) if path.is_file() else None
+        except (ValueError, OverflowError, OSError):
+            return None
+
+    def place(self, step: str, student: str, assignment: str) -> Path:
+        """The folder of a student's assignment; step: submitted, autograded, ..."""
+        return Path(self.root, self.format_path(getattr(self, f"{step}_directory"), student, assignment))
+
+
 def release_of(config: Config, assignment: str, name: str) -> NotebookNode:
     """The released notebook that a submission answers. Raises ``Unreadable`` where there is none."""
-    coursedir = CourseDirectory(config=config)
-    folder = coursedir.format_path(coursedir.release_directory, ".", assignment)
-    path = Path(coursedir.root, folder, f"{name}.ipynb")
-    if not path.is_file():
-        raise notebook.Unreadable(f"{path} is missing: run `nbgrader generate_assignment {assignment}`.")
-    return nbformat.read(path, as_version=4)
+    return notebook.load(Folder(config=config).place("release", ".", assignment) / f"{name}.ipynb")
+
+
+def _stamp(config: Config, names: dict[str, str]) -> None:
+    """What nbgrader wants when it releases feedback, for a submission that was put in by hand."""
+    coursedir = Folder(config=config)
+    handed_in, folder = (
+        coursedir.place(step, names["student"], names["assignment"]) for step in ("submitted", "autograded")
+    )
+    stamp, secret = folder / "timestamp.txt", folder / "submission_secret.txt"
+    if coursedir.get_existing_timestamp(str(folder)) is None:
+        when = datetime.fromtimestamp((handed_in / f"{names['notebook']}.ipynb").stat().st_mtime, UTC)
+        stamp.unlink(missing_ok=True)
+        stamp.write_text(f"{when:%Y-%m-%d %H:%M:%S.%f %Z}")
+    if not secret.is_file():
+        secret.write_text(secrets.token_hex(64))
 
 
 def put(nb: NotebookNode, results: Iterable[Result]) -> None:
     """Write the verdicts into the checks, as nbgrader reads points and formgrader shows text."""
     cells = {cell.id: cell for cell in nb.cells}
     for result in results:
-        cell = cells[f"check_{result.id.replace('.', '_')}"]
+        cell = cells[notebook.check_cell(result.id)]
         if result.passed:
             text = nbformat.v4.new_output("stream", name="stdout", text=result.message + "\n")
             points = nbformat.v4.new_output("execute_result", {"text/plain": f"{result.points:g}"})
@@ -113,34 +153,46 @@ class Save(SaveAutoGrades):
             for index, cell in enumerate(nb.cells):
                 self.preprocess_cell(cell, resources, index)
             commit()
+        _stamp(self.config, names)
         return nb, resources
 
 
-class Recorder(Autograde):
-    """nbgrader's autograde with the judging done: files, student, timestamp, points, late penalty."""
+class Unrecorded(Exception):
+    """The points could not be written: no fault of the submission. The message says why."""
 
-    def __init__(self, coursedir: CourseDirectory, config: Config, assignment: str) -> None:
+
+class Recorder(Autograde):
+    """nbgrader's autograde with the judging done: files, student, timestamp, points, late penalty.
+
+    scores: what the gradebook said when this was made.
+    """
+
+    def __init__(self, coursedir: Folder, config: Config, assignment: str) -> None:
         coursedir.assignment_id = assignment
         super().__init__(coursedir=coursedir, config=config)
         self.pre_convert_hook, self.force = None, True
+        self.scores = scores(coursedir, assignment)
         self._ready: dict[str, NotebookNode] = {}
         self._words = _Words()
         self.log = logging.getLogger("autograde_tests.course")
         self.log.handlers, self.log.propagate = [self._words], False
 
-    def words(self) -> str:
-        return self._words.last
-
     def has(self, entry: dict) -> bool:
-        """Whether what an entry says is still there."""
-        folder = Path(self.coursedir.root, self._format_dest(entry["assignment"], entry["student"]))
-        return entry["status"] == "failed" or folder.is_dir()
+        """Whether what an entry says is still there, in autograded/ and in the gradebook."""
+        known = self.scores.get(entry["student"], {})
+        found = [(known.get(notebook.check_cell(r["id"])), r["points"]) for r in entry["exercises"]]
+        same = all(score and math.isclose(score[0], points, rel_tol=1e-4) for score, points in found)
+        folder = self.coursedir.place("autograded", entry["student"], entry["assignment"])
+        return entry["status"] == "failed" or (same and folder.is_dir())
 
     def record(self, student: str, nbs: dict[str, NotebookNode]) -> None:
-        """Write the notebooks and their points. Raises ``NbGraderException``."""
+        """Write the notebooks and their points. Raises ``Unrecorded``."""
         self.coursedir.student_id = student
-        self._ready = nbs
-        self.start()
+        self._ready, self._words.first = nbs, ""
+        try:
+            self.start()
+        except (NbGraderException, SQLAlchemyError, OSError) as why:
+            raise Unrecorded(self._words.first or cause(why)) from None
 
     def init_assignment(self, assignment_id: str, student_id: str) -> None:
         folder = Path(self._format_source(assignment_id, student_id))
@@ -166,10 +218,10 @@ def _small(path: Path) -> bool:
 
 
 class _Words(logging.Handler):
-    """The last error that nbgrader logged, in one line."""
+    """The first error that nbgrader logs, in one line: the exception that it met, else its own words."""
 
-    last = ""
+    first = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR and "There was an error processing" not in record.getMessage():
-            self.last = record.getMessage().strip().split("\n")[-1]
+        if record.levelno >= logging.ERROR and not self.first:
+            self.first = cause(sys.exc_info()[1] or Exception(record.getMessage()))

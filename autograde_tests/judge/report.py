@@ -12,15 +12,42 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-import nbformat
-from nbgrader.api import Gradebook
+from autograde_tests.judge.book import CourseError, scores
+from autograde_tests.judge.course import Course, told
+from autograde_tests.judge.notebook import Unreadable, check_cell, read
 
-from autograde_tests.judge.course import Course, CourseError
-
+COLUMNS = (
+    "student",
+    "status",
+    "reason",
+    "exercise",
+    "title",
+    "of",
+    "points",
+    "score",
+    "ended",
+    "mistake",
+    "message",
+)
 TOP = 5  # mistakes and errors that the page names for an exercise
 COMMON = 0.2  # an answer that so large a share of a class has is simply the way to write it
 SMALL = 25  # nodes of a syntax tree; what is smaller has few other ways
-KINDS = ("right", "wrong", "crash", "stopped", "blank")  # how an answer ended, in the order of the columns
+KINDS = (
+    "right",
+    "wrong",
+    "form",
+    "borrowed",
+    "crash",
+    "stopped",
+    "blank",
+)  # how an answer ended: the columns
+ENDED = {
+    "type": "form",
+    "parts": "form",
+    "delegated": "borrowed",
+    "slow": "stopped",
+}  # where the judge says more
+LEGEND = "form: not the type or the parts that the text asks for; borrowed: it calls the finished part."
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: .6em 0 1.6em; width: 100% }
@@ -46,16 +73,12 @@ def run(args: argparse.Namespace) -> int:
     """0 when every assignment has its two files."""
     try:
         course = Course(args.course.resolve())
+        judged = {name: _judged(course, name) for name in args.assignments}
         folder = args.out or course.root / "report"
         folder.mkdir(parents=True, exist_ok=True)
-        for name in args.assignments:
-            entries = course.latest(name)
-            if not entries:
-                hint = f"python -m autograde_tests class {name}"
-                raise CourseError(f"Nothing of {name} has been judged yet: run `{hint}`.")
-            rows = _rows(course, name, entries)
+        for name, (entries, rows) in judged.items():
             with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]) if rows else ["student"])
+                writer = csv.DictWriter(file, COLUMNS)
                 writer.writeheader()
                 writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
             text = page(name, entries, rows, similar(_answers(course, name, entries), len(entries)))
@@ -72,34 +95,37 @@ def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
-def _rows(course: Course, name: str, entries: dict[str, dict]) -> list[dict]:
-    """A row per student and exercise. score: what the gradebook says, with what a grader changed by hand."""
-    scores = {}
-    with Gradebook(course.coursedir.db_url, course.coursedir.course_id) as book:
-        for submission in book.assignment_submissions(name):
-            for grade in (grade for notebook in submission.notebooks for grade in notebook.grades):
-                scores[submission.student.id, grade.name] = grade.score
-    return [
-        {
-            "student": student,
-            "exercise": result["id"],
-            "title": result["title"],
-            "of": result["of"],
-            "points": result["points"],
-            "score": scores.get((student, f"check_{result['id'].replace('.', '_')}"), 0.0),
-            "ended": _kind(result),
-            "mistake": result["mistake"],
-            "message": result["message"],
-        }
-        for student, entry in sorted(entries.items())
-        for result in entry["exercises"]
-    ]
+def _judged(course: Course, name: str) -> tuple[dict[str, dict], list[dict]]:
+    """The entries of an assignment, and the rows of its CSV. Raises ``CourseError`` where there are none."""
+    entries, hint = course.latest(name), f"run `python -m autograde_tests class {name}`"
+    if not entries:
+        raise CourseError(f"Nothing of {name} has been judged yet: {hint}.")
+    known = scores(course.coursedir, name)
+    lost = [s for s, entry in entries.items() if entry["status"] == "graded" and s not in known]
+    if lost and not known:
+        raise CourseError(f"The gradebook has no points for {name}: {hint}, which records them again.")
+    if lost:
+        print(f"The gradebook lacks {', '.join(lost)}, so the judge's points stand: {hint}.", file=sys.stderr)
+    entries = {student: told(entry, known) for student, entry in sorted(entries.items())}
+    return entries, [row for s, entry in entries.items() for row in _rows(entry, known.get(s, {}))]
+
+
+def _rows(entry: dict, known: dict[str, tuple[float, float]]) -> Iterable[dict]:
+    """A row per exercise, or one with the reason. score: the gradebook's, which a grader may have changed."""
+    who = {name: entry[name] for name in ("student", "status", "reason")}
+    for result in entry["exercises"]:
+        _, score = known.get(check_cell(result["id"]), (0.0, result["points"]))
+        same = {name: result[name] for name in ("title", "of", "points", "mistake", "message")}
+        yield who | same | {"exercise": result["id"], "score": score, "ended": _kind(result)}
+    if not entry["exercises"]:
+        yield who
 
 
 def _kind(result: dict) -> str:
     if result["passed"]:
         return "right"
-    return result["failure"] if result["failure"] in KINDS else "wrong"
+    failure = ENDED.get(result["failure"], result["failure"])
+    return failure if failure in KINDS else "wrong"
 
 
 def _answers(course: Course, name: str, entries: dict[str, dict]) -> dict[str, dict[str, str]]:
@@ -107,11 +133,17 @@ def _answers(course: Course, name: str, entries: dict[str, dict]) -> dict[str, d
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for student, entry in entries.items():
         blank = {r["id"] for r in entry["exercises"] if r["failure"] == "blank"}
-        folder = Path(course.coursedir.format_path(course.coursedir.autograded_directory, student, name))
+        folder = course.coursedir.place("autograded", student, name)
         for path in folder.glob("*.ipynb") if entry["status"] == "graded" else ():
-            for cell in nbformat.read(path, as_version=4).cells:
+            try:
+                cells = read(path.read_bytes())
+            except (Unreadable, OSError):
+                hint = f"`python -m autograde_tests class {name} --student {student} --force` makes it again"
+                print(f"{path} is damaged and not compared with others: {hint}.", file=sys.stderr)
+                continue
+            for cell in cells:
                 exercise = cell.id.removeprefix("answer_").replace("_", ".")
-                if cell.id.startswith("answer_") and cell.cell_type == "code" and exercise not in blank:
+                if cell.id.startswith("answer_") and cell.kind == "code" and exercise not in blank:
                     found[exercise][student] = cell.source
     return found
 
@@ -166,6 +198,7 @@ def page(name: str, entries: dict[str, dict], rows: list[dict], groups: Sequence
     """The page as HTML that needs nothing else."""
     graded = {student: entry for student, entry in entries.items() if entry["status"] == "graded"}
     totals: Counter = Counter(dict.fromkeys(graded, 0.0))
+    rows = [row for row in rows if "exercise" in row]
     for row in rows:
         totals[row["student"]] += row["score"]
     of = max((entry["of"] for entry in graded.values()), default=0.0)
@@ -175,6 +208,7 @@ def page(name: str, entries: dict[str, dict], rows: list[dict], groups: Sequence
         by_exercise[row["exercise"]].append(row)
     heads = ["exercise", "", "#mean", "#of", *(f"#{kind}" for kind in KINDS)]
     parts += ["<h2>Exercises</h2>", _table(heads, (_line(i, found) for i, found in by_exercise.items()))]
+    parts.append(f"<p>{LEGEND}</p>")
     parts.append("<h2>Named mistakes</h2>")
     mistakes = [
         [i, f"#{count}", escape(sentence)]

@@ -20,7 +20,7 @@ def cluster(address: str) -> Iterator[tuple[Callable[..., Future], int]]:
     try:
         from distributed import Client
     except ModuleNotFoundError:
-        raise NoWorker("--scheduler needs Dask: run `pip install 'mtlkit[cluster]'`.") from None
+        raise NoWorker("--scheduler needs Dask: run `pip install -e '.[cluster]'`.") from None
     try:
         client = Client(address, timeout=10)
     except (OSError, ValueError) as why:
