@@ -123,6 +123,7 @@ class Jail:
         for path in ("/proc", "/tmp", *_DEVICES):
             self._place(top + path, os.path.isdir(path))
         state: dict[str, bool] = {}  # path -> shown or covered
+        links: set[str] = set()
         covers = {os.path.realpath(path) for path in hidden} | set(hidden)
         for path in sorted({*shown, *covers}, key=lambda p: (p.count("/"), p)):
             above = next((str(p) for p in Path(path).parents if str(p) in state), None)
@@ -131,10 +132,13 @@ class Jail:
                 if visible and os.path.isdir(top + path):
                     _mount("tmpfs", top + path, "tmpfs", _NOSUID | _NODEV, "mode=755,size=1m")
                 state[path] = False
+            elif not links.isdisjoint(map(str, Path(path).parents)):
+                continue  # what the link leads to is shown by its real path
             elif os.path.islink(path):
                 if not visible:
                     os.makedirs(os.path.dirname(top + path), exist_ok=True)
                     os.symlink(os.readlink(path), top + path)
+                    links.add(path)
             elif not visible:
                 self._place(top + path, os.path.isdir(f"/proc/self/fd/{opened[path]}"))
                 _mount(f"/proc/self/fd/{opened[path]}", top + path, None, _BIND | _REC)
