@@ -80,12 +80,18 @@ def labels_of(batch: Batch, schema: Schema) -> np.ndarray:
     return y
 
 
-def users_of(batch: Batch, name: str) -> np.ndarray:
-    """(n,) int64; text becomes a hash of 64 bits."""
+def named_users(batch: Batch, name: str) -> pa.Array:
+    """The user column, which must not be empty in any row."""
     column = batch.column(name)
     if column.null_count:
         row = column.is_null().to_numpy(zero_copy_only=False).argmax()
         raise batch.error(row, f"the user column {name!r} is empty; every row needs its user.")
+    return column
+
+
+def users_of(batch: Batch, name: str) -> np.ndarray:
+    """(n,) int64; text becomes a hash of 64 bits."""
+    column = named_users(batch, name)
     if pa.types.is_integer(column.type):
         return column.cast(pa.int64()).to_numpy()
     codes, values = dictionary(column)

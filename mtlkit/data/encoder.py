@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from mtlkit.data.columns import dictionary, labels_of, numbers, split_of, users_of
+from mtlkit.data.columns import dictionary, labels_of, named_users, numbers, split_of, users_of
 from mtlkit.data.fetch import DataError
 from mtlkit.data.files import Batch, Log, line
 from mtlkit.data.schema import Schema
@@ -79,7 +79,7 @@ class Encoder:
                 _merge(have, x[train & ~np.isnan(x)].astype(np.float64))
             seen += (~np.isnan(labels_of(batch, schema)[train])).sum(axis=0)
             if schema.user:
-                users_of(batch, schema.user)
+                named_users(batch, schema.user)
         bar.close()
         for name, count in zip(SPLITS, rows, strict=True):
             if not count and name != "test":

@@ -159,7 +159,7 @@ class Table:
 
     def label_matrix(self) -> np.ndarray:
         """All labels as one (N, T) float32 array, columns in the order of ``tasks``."""
-        return np.stack([self.labels[task] for task in self.tasks], axis=1).astype(np.float32)
+        return np.stack([self.labels[task] for task in self.tasks], axis=1)
 
     def summary(self) -> pd.DataFrame:
         """Rows, observed labels and label mean (the positive rate) by split and task."""
